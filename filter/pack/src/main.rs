@@ -1,0 +1,2 @@
+//! Pack.
+fn main() {}
