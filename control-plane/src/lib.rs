@@ -1,3 +1,4 @@
 //! Ebb.
 
 pub mod address;
+pub mod cli;
