@@ -93,7 +93,11 @@ impl Fragment<'_> {
     /// YAML with the keys `http_filters`, to be put before the router filter, and `clusters`.
     #[must_use]
     pub fn render(&self) -> String {
-        format!("http_filters:\n{CLOSER}{}clusters:\n{}", self.filter(), self.cluster())
+        format!(
+            "http_filters:\n{CLOSER}{}clusters:\n{}",
+            self.filter(),
+            self.cluster()
+        )
     }
 
     /// The Wasm filter. Envoy tells plugins apart by name and configuration, so both name the listener; `vm_id` is the
@@ -154,7 +158,11 @@ impl Fragment<'_> {
                 // A peer that vanishes without a word is noticed by this and by nothing else.
                 let keepalive = "\n          connection_keepalive: { interval: 5s, timeout: 2s }";
                 let host = quoted(host);
-                (discovery, keepalive, format!("socket_address: {{ address: {host}, port_value: {port} }}"))
+                (
+                    discovery,
+                    keepalive,
+                    format!("socket_address: {{ address: {host}, port_value: {port} }}"),
+                )
             }
         };
         format!(
@@ -213,7 +221,12 @@ mod tests {
 
     fn parsed(listener: &str, control_plane: &str, wasm: &str) -> Value {
         let control_plane: Address = control_plane.parse().unwrap();
-        let text = Fragment { listener, control_plane: &control_plane, wasm }.render();
+        let text = Fragment {
+            listener,
+            control_plane: &control_plane,
+            wasm,
+        }
+        .render();
         serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
@@ -226,8 +239,12 @@ mod tests {
         let fragment = parsed("ingress", "unix:/run/ebb/ebb.sock", "/etc/envoy/ebb_filter.wasm");
         let keys: Vec<&String> = fragment.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["clusters", "http_filters"]);
-        let names: Vec<&Value> =
-            fragment["http_filters"].as_array().unwrap().iter().map(|filter| &filter["name"]).collect();
+        let names: Vec<&Value> = fragment["http_filters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|filter| &filter["name"])
+            .collect();
         assert_eq!(names, ["ebb_closer", "ebb"]);
         assert_eq!(fragment["clusters"].as_array().unwrap().len(), 1);
     }
@@ -248,9 +265,15 @@ mod tests {
         let fragment = parsed("a", "unix:/run/ebb.sock", "/f.wasm");
         let cluster = &fragment["clusters"][0];
         assert_eq!(cluster["type"], "STATIC");
-        assert_eq!(address(&fragment), &json!({ "pipe": { "path": "/run/ebb.sock" } }));
+        assert_eq!(
+            address(&fragment),
+            &json!({ "pipe": { "path": "/run/ebb.sock" } })
+        );
         assert_eq!(http2(&fragment), &json!({}));
-        assert_eq!(plugin(&fragment)["configuration"]["value"]["reconnect_max"], "900ms");
+        assert_eq!(
+            plugin(&fragment)["configuration"]["value"]["reconnect_max"],
+            "900ms"
+        );
     }
 
     #[test]
@@ -265,7 +288,11 @@ mod tests {
             let socket = json!({ "socket_address": { "address": host, "port_value": 9001 } });
             assert_eq!(address(&fragment), &socket);
             assert!(http2(&fragment)["connection_keepalive"].is_object());
-            assert!(plugin(&fragment)["configuration"]["value"].get("reconnect_max").is_none());
+            assert!(
+                plugin(&fragment)["configuration"]["value"]
+                    .get("reconnect_max")
+                    .is_none()
+            );
         }
     }
 
@@ -277,7 +304,8 @@ mod tests {
     fn http2(fragment: &Value) -> &Value {
         let options = &fragment["clusters"][0]["typed_extension_protocol_options"];
         let http = &options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
-        http.pointer("/explicit_http_config/http2_protocol_options").unwrap()
+        http.pointer("/explicit_http_config/http2_protocol_options")
+            .unwrap()
     }
 
     #[test]
@@ -285,7 +313,11 @@ mod tests {
         assert!(CAPABILITIES.is_sorted());
         let fragment = parsed("a", "cp:1", "/f.wasm");
         let restriction = &plugin(&fragment)["capability_restriction_config"];
-        let allowed: Vec<&String> = restriction["allowed_capabilities"].as_object().unwrap().keys().collect();
+        let allowed: Vec<&String> = restriction["allowed_capabilities"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .collect();
         assert_eq!(allowed, CAPABILITIES);
     }
 
@@ -299,9 +331,16 @@ mod tests {
             assert_eq!(shipped_listener["name"], listener);
             let manager = &shipped_listener["filter_chains"][0]["filters"][0]["typed_config"];
             let filters = manager["http_filters"].as_array().unwrap();
-            assert_eq!(filters[..2], fragment["http_filters"].as_array().unwrap()[..], "listener {listener}");
+            assert_eq!(
+                filters[..2],
+                fragment["http_filters"].as_array().unwrap()[..],
+                "listener {listener}"
+            );
             let clusters = shipped["static_resources"]["clusters"].as_array().unwrap();
-            assert!(clusters.contains(&fragment["clusters"][0]), "the cluster of the control plane differs");
+            assert!(
+                clusters.contains(&fragment["clusters"][0]),
+                "the cluster of the control plane differs"
+            );
         }
     }
 
@@ -319,8 +358,13 @@ mod tests {
 
     #[test]
     fn words_that_yaml_takes_for_something_else_stay_text() {
-        for word in ["yes", "No", "null", "true", "~", "1", "0x10", "1.5", "1e3", ".inf", "-", "a: b", "#x", "NaN", ""] {
-            assert_eq!(plugin(&parsed(word, "cp:1", "/f"))["configuration"]["value"]["listener"], word);
+        for word in [
+            "yes", "No", "null", "true", "~", "1", "0x10", "1.5", "1e3", ".inf", "-", "a: b", "#x", "NaN", "",
+        ] {
+            assert_eq!(
+                plugin(&parsed(word, "cp:1", "/f"))["configuration"]["value"]["listener"],
+                word
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | `address` | where a gRPC server listens and where a client finds it |
+//! | `cli` | the command line |
 //! | `core` | the pure core: everything that is known and decided |
 //! | `engine` | the one task that owns the core, and the handle to it |
 //! | `envoy_config` | the Envoy configuration that puts the filter into a listener |
@@ -10,6 +11,7 @@
 //! | `store` | what is kept over restarts |
 
 pub mod address;
+pub mod cli;
 pub mod core;
 pub mod engine;
 pub mod envoy_config;

@@ -33,7 +33,11 @@ impl Active {
     /// The share of responses that close now, from 0 to 1.
     fn share(&self, now: Duration) -> f64 {
         let elapsed = self.elapsed.saturating_add(now.saturating_sub(self.received));
-        if elapsed >= self.ramp { 1.0 } else { elapsed.div_duration_f64(self.ramp) }
+        if elapsed >= self.ramp {
+            1.0
+        } else {
+            elapsed.div_duration_f64(self.ramp)
+        }
     }
 }
 
@@ -63,7 +67,9 @@ impl Directives {
 
     /// Whether somebody waits for the count of this listener.
     pub fn awaits(&self, listener: &str, now: Duration) -> bool {
-        self.0.iter().any(|active| active.awaited && active.covers(listener, now))
+        self.0
+            .iter()
+            .any(|active| active.awaited && active.covers(listener, now))
     }
 
     /// When the next lease ends.
@@ -94,7 +100,10 @@ impl Directives {
 
 /// A duration from the wire: absent and negative are 0, what is absurdly long is cut.
 fn wire_duration(duration: Option<prost_types::Duration>) -> Duration {
-    duration.and_then(|duration| Duration::try_from(duration).ok()).unwrap_or_default().min(LONGEST)
+    duration
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .unwrap_or_default()
+        .min(LONGEST)
 }
 
 #[cfg(test)]
@@ -124,7 +133,9 @@ mod tests {
 
     fn closed_of(directives: &Directives, listener: &str, responses: usize, now: Duration) -> usize {
         let carry = Cell::new(0.0);
-        (0..responses).filter(|_| directives.decide(listener, &carry, now)).count()
+        (0..responses)
+            .filter(|_| directives.decide(listener, &carry, now))
+            .count()
     }
 
     #[test]
@@ -150,7 +161,10 @@ mod tests {
         let directives = directives(vec![directive("a", 10, 3, 60)]);
         for (now, expected) in [(100, 300), (102, 500), (106, 900), (107, 1000), (150, 1000)] {
             let closed = closed_of(&directives, "a", 1000, secs(now));
-            assert!(closed.abs_diff(expected) <= 1, "at {now} s: {closed} of 1000, not {expected}");
+            assert!(
+                closed.abs_diff(expected) <= 1,
+                "at {now} s: {closed} of 1000, not {expected}"
+            );
         }
     }
 
@@ -158,7 +172,9 @@ mod tests {
     fn a_share_is_spread_evenly() {
         let directives = directives(vec![directive("a", 4, 1, 60)]);
         let carry = Cell::new(0.0);
-        let closing: Vec<bool> = (0..8).map(|_| directives.decide("a", &carry, secs(100))).collect();
+        let closing: Vec<bool> = (0..8)
+            .map(|_| directives.decide("a", &carry, secs(100)))
+            .collect();
         assert_eq!(closing, [false, false, false, true, false, false, false, true]);
     }
 
@@ -172,7 +188,10 @@ mod tests {
     fn a_lease_ends_by_itself() {
         let mut directives = directives(vec![directive("a", 0, 0, 5), directive("b", 0, 0, 9)]);
         assert_eq!(directives.next_lease_end(), Some(secs(105)));
-        assert_eq!(closed_of(&directives, "a", 10, Duration::from_millis(104_999)), 10);
+        assert_eq!(
+            closed_of(&directives, "a", 10, Duration::from_millis(104_999)),
+            10
+        );
         assert_eq!(closed_of(&directives, "a", 10, secs(105)), 0);
         assert!(directives.expire(Duration::from_millis(104_999)).is_empty());
         assert_eq!(directives.expire(secs(105)), ["a"]);
@@ -183,7 +202,10 @@ mod tests {
 
     #[test]
     fn awaited_is_per_listener_and_ends_with_the_lease() {
-        let awaited = Directive { awaited: true, ..directive("a", 0, 0, 5) };
+        let awaited = Directive {
+            awaited: true,
+            ..directive("a", 0, 0, 5)
+        };
         let directives = directives(vec![awaited, directive("b", 0, 0, 5)]);
         assert!(directives.any_awaited());
         assert!(directives.awaits("a", secs(104)));
@@ -194,16 +216,31 @@ mod tests {
     #[test]
     fn nonsense_from_the_wire_does_no_harm() {
         let wire = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
-        let odd = [None, wire(-5, 0), wire(i64::MAX, i32::MAX), wire(i64::MIN, i32::MIN), wire(1, -1)];
+        let odd = [
+            None,
+            wire(-5, 0),
+            wire(i64::MAX, i32::MAX),
+            wire(i64::MIN, i32::MIN),
+            wire(1, -1),
+        ];
         for ramp in odd {
             for lease in odd {
-                let one = Directive { ramp, elapsed: ramp, lease, ..Directive::default() };
+                let one = Directive {
+                    ramp,
+                    elapsed: ramp,
+                    lease,
+                    ..Directive::default()
+                };
                 let directives = directives(vec![one]);
                 closed_of(&directives, "a", 3, secs(100));
                 closed_of(&directives, "a", 3, Duration::MAX);
             }
         }
         let unleased = directives(vec![Directive::default()]);
-        assert_eq!(closed_of(&unleased, "a", 3, secs(100)), 0, "a directive without a lease holds for no time");
+        assert_eq!(
+            closed_of(&unleased, "a", 3, secs(100)),
+            0,
+            "a directive without a lease holds for no time"
+        );
     }
 }

@@ -78,11 +78,17 @@ impl Config {
             return refuse("listener", "is empty: give it the name that drains shall use");
         }
         if raw.control_plane_cluster.trim().is_empty() {
-            return refuse("control_plane_cluster", "is empty: name the Envoy cluster of the control plane");
+            return refuse(
+                "control_plane_cluster",
+                "is empty: name the Envoy cluster of the control plane",
+            );
         }
         let Some(grpc_service) = grpc_service::serialize(&raw.control_plane_cluster) else {
             let limit = grpc_service::MAX_CLUSTER_NAME;
-            return refuse("control_plane_cluster", &format!("is too long: use at most {limit} bytes"));
+            return refuse(
+                "control_plane_cluster",
+                &format!("is too long: use at most {limit} bytes"),
+            );
         };
         let link = LinkConfig {
             cluster: raw.control_plane_cluster,
@@ -97,9 +103,15 @@ impl Config {
             reconnect_max: interval("reconnect_max", raw.reconnect_max, RECONNECT_MAX)?,
         };
         if link.reconnect_min > link.reconnect_max {
-            return refuse("reconnect_min", "is longer than reconnect_max: make it the shorter one");
+            return refuse(
+                "reconnect_min",
+                "is longer than reconnect_max: make it the shorter one",
+            );
         }
-        Ok(Self { listener: raw.listener, link })
+        Ok(Self {
+            listener: raw.listener,
+            link,
+        })
     }
 }
 
@@ -153,20 +165,30 @@ mod tests {
 
     #[test]
     fn errors_name_the_key() {
-        let with = |extra: &str| error(&format!(r#"{{"listener":"l","control_plane_cluster":"c",{extra}}}"#));
+        let with = |extra: &str| {
+            error(&format!(
+                r#"{{"listener":"l","control_plane_cluster":"c",{extra}}}"#
+            ))
+        };
         assert!(error("").contains("plugin configuration refused"));
         assert!(error("[]").contains("refused"));
         assert!(error(r#"{"listener":"l"}"#).contains("control_plane_cluster"));
         assert!(error(r#"{"control_plane_cluster":"c"}"#).contains("listener"));
         assert!(error(r#"{"listener":" ","control_plane_cluster":"c"}"#).contains("listener is empty"));
-        assert!(error(r#"{"listener":"l","control_plane_cluster":""}"#).contains("control_plane_cluster is empty"));
+        assert!(
+            error(r#"{"listener":"l","control_plane_cluster":""}"#)
+                .contains("control_plane_cluster is empty")
+        );
         assert!(with(r#""lisener":"x""#).contains("lisener"));
         assert!(with(r#""report_interval":5"#).contains("string"));
         assert!(with(r#""report_interval":"soon""#).contains("report_interval is `soon`"));
         assert!(with(r#""drain_report_interval":"0s""#).contains("drain_report_interval is 0s"));
         assert!(with(r#""reconnect_max":"2h""#).contains("reconnect_max is 2h"));
         assert!(with(r#""reconnect_min":"6s""#).contains("reconnect_min is longer"));
-        let long = format!(r#"{{"listener":"l","control_plane_cluster":"{}"}}"#, "c".repeat(121));
+        let long = format!(
+            r#"{{"listener":"l","control_plane_cluster":"{}"}}"#,
+            "c".repeat(121)
+        );
         assert!(error(&long).contains("at most 120 bytes"));
     }
 }

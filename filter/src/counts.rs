@@ -81,7 +81,10 @@ impl Listeners {
         let listener = match self.0.iter().find(|listener| listener.name == name) {
             Some(listener) => Rc::clone(listener),
             None => {
-                let listener = Rc::new(Listener { name: name.to_owned(), ..Listener::default() });
+                let listener = Rc::new(Listener {
+                    name: name.to_owned(),
+                    ..Listener::default()
+                });
                 self.0.push(Rc::clone(&listener));
                 listener
             }
@@ -119,7 +122,11 @@ mod tests {
     use super::*;
 
     fn in_flight(listeners: &Listeners) -> Vec<(String, u64, u64)> {
-        listeners.report().into_iter().map(|counts| (counts.name, counts.in_flight, counts.started)).collect()
+        listeners
+            .report()
+            .into_iter()
+            .map(|counts| (counts.name, counts.in_flight, counts.started))
+            .collect()
     }
 
     #[test]

@@ -30,8 +30,13 @@ struct EnvoyGrpc {
 
 /// The serialized `GrpcService` for a cluster; `None` if the name is longer than [`MAX_CLUSTER_NAME`].
 pub fn serialize(cluster_name: &str) -> Option<String> {
-    let envoy_grpc = EnvoyGrpc { cluster_name: cluster_name.to_owned(), authority: AUTHORITY.to_owned() };
-    let service = GrpcService { envoy_grpc: Some(envoy_grpc) };
+    let envoy_grpc = EnvoyGrpc {
+        cluster_name: cluster_name.to_owned(),
+        authority: AUTHORITY.to_owned(),
+    };
+    let service = GrpcService {
+        envoy_grpc: Some(envoy_grpc),
+    };
     String::from_utf8(service.encode_to_vec()).ok()
 }
 
@@ -41,9 +46,19 @@ mod tests {
 
     #[test]
     fn names_that_would_parse_as_a_message_are_wrapped() {
-        for name in ["envoy", "edge1", "my-cp", "management", "ebb_control_plane", "größe"] {
+        for name in [
+            "envoy",
+            "edge1",
+            "my-cp",
+            "management",
+            "ebb_control_plane",
+            "größe",
+        ] {
             let service = serialize(name).unwrap();
-            let inner = GrpcService::decode(service.as_bytes()).unwrap().envoy_grpc.unwrap();
+            let inner = GrpcService::decode(service.as_bytes())
+                .unwrap()
+                .envoy_grpc
+                .unwrap();
             assert_eq!(inner.cluster_name, name);
             assert_eq!(inner.authority, AUTHORITY);
         }
@@ -51,7 +66,10 @@ mod tests {
 
     #[test]
     fn the_bytes_are_what_envoy_expects() {
-        assert_eq!(serialize("cp").unwrap().as_bytes(), b"\x0a\x09\x0a\x02cp\x12\x03ebb");
+        assert_eq!(
+            serialize("cp").unwrap().as_bytes(),
+            b"\x0a\x09\x0a\x02cp\x12\x03ebb"
+        );
     }
 
     #[test]

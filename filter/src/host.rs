@@ -43,10 +43,14 @@ struct Host {
 impl Host {
     /// Changes the VM, and carries out what follows from that. `current` is the context whose callback runs.
     fn update(&self, current: u32, change: impl FnOnce(&mut Vm, Duration) -> Vec<Action>) {
-        let Ok(actions) = self.vm.try_borrow_mut().map(|mut vm| change(&mut vm, raw::now())) else { return };
+        let Ok(actions) = self.vm.try_borrow_mut().map(|mut vm| change(&mut vm, raw::now())) else {
+            return;
+        };
         let mut todo = VecDeque::from(actions);
         while let Some(action) = todo.pop_front() {
-            let Some(event) = carry_out(current, action) else { continue };
+            let Some(event) = carry_out(current, action) else {
+                continue;
+            };
             if let Ok(mut vm) = self.vm.try_borrow_mut() {
                 todo.extend(vm.handle(event, raw::now()));
             }
@@ -66,22 +70,42 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
         Action::Tick { root, period } => {
             raw::within(current, root, || raw::set_tick_period(period));
         }
-        Action::Stream { effect: Effect::Log { level, text }, .. } => raw::log(level, &text),
+        Action::Stream {
+            effect: Effect::Log { level, text },
+            ..
+        } => raw::log(level, &text),
         // Only from the owner's own tick, so that the SDK notes the owner as the one to call back.
-        Action::Stream { effect: Effect::Open { grpc_service }, .. } => {
-            return Some(match open_grpc_stream(&grpc_service, SERVICE, METHOD, Vec::new()) {
-                Ok(token) => Event::Opened { token, process: process_number() },
-                Err(_) => Event::OpenFailed,
-            });
+        Action::Stream {
+            effect: Effect::Open { grpc_service },
+            ..
+        } => {
+            return Some(
+                match open_grpc_stream(&grpc_service, SERVICE, METHOD, Vec::new()) {
+                    Ok(token) => Event::Opened {
+                        token,
+                        process: process_number(),
+                    },
+                    Err(_) => Event::OpenFailed,
+                },
+            );
         }
-        Action::Stream { owner, effect: Effect::Send { token, report } } => {
+        Action::Stream {
+            owner,
+            effect: Effect::Send { token, report },
+        } => {
             let sent = raw::within(current, owner, || raw::grpc_send(token, &report.encode_to_vec()));
             return (sent != Some(true)).then_some(Event::SendFailed { token });
         }
-        Action::Stream { owner, effect: Effect::Close { token } } => {
+        Action::Stream {
+            owner,
+            effect: Effect::Close { token },
+        } => {
             raw::within(current, owner, || raw::grpc_close(token));
         }
-        Action::Stream { owner, effect: Effect::Cancel { token } } => {
+        Action::Stream {
+            owner,
+            effect: Effect::Cancel { token },
+        } => {
             raw::within(current, owner, || raw::grpc_cancel(token));
         }
     }
@@ -90,7 +114,8 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
 
 /// The random number of the Envoy process: the first VM draws it, the others read it.
 fn process_number() -> u64 {
-    let read = || raw::shared_data(PROCESS_KEY).and_then(|bytes| bytes.try_into().ok().map(u64::from_le_bytes));
+    let read =
+        || raw::shared_data(PROCESS_KEY).and_then(|bytes| bytes.try_into().ok().map(u64::from_le_bytes));
     read().unwrap_or_else(|| {
         let drawn = raw::random();
         raw::set_shared_data_if_absent(PROCESS_KEY, &drawn.to_le_bytes());
@@ -125,17 +150,28 @@ impl Root {
 impl Context for Root {
     fn on_grpc_stream_message(&mut self, token: u32, _size: usize) {
         let message = raw::buffer(BufferType::GrpcReceiveBuffer).unwrap_or_default();
-        self.host.update(self.id, |vm, now| vm.handle(Event::Received { token, message: &message }, now));
+        self.host.update(self.id, |vm, now| {
+            vm.handle(
+                Event::Received {
+                    token,
+                    message: &message,
+                },
+                now,
+            )
+        });
     }
 
     fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
-        self.host.update(self.id, |vm, now| vm.handle(Event::Closed { token, status }, now));
+        self.host
+            .update(self.id, |vm, now| vm.handle(Event::Closed { token, status }, now));
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
-        self.configure().inspect_err(|error| raw::log(Level::Error, error)).is_ok()
+        self.configure()
+            .inspect_err(|error| raw::log(Level::Error, error))
+            .is_ok()
     }
 
     fn on_tick(&mut self) {
@@ -148,7 +184,12 @@ impl RootContext for Root {
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         let (host, listener) = (Rc::clone(&self.host), self.listener.clone());
-        Some(Box::new(Request { id, host, listener, in_flight: None }))
+        Some(Box::new(Request {
+            id,
+            host,
+            listener,
+            in_flight: None,
+        }))
     }
 }
 
@@ -188,8 +229,15 @@ impl HttpContext for Request {
         if self.host.is_serving() {
             return Filtering::Continue;
         }
-        let Some(listener) = &self.listener else { return Filtering::Continue };
-        if self.host.vm.try_borrow().is_ok_and(|vm| vm.closes(listener, raw::now())) {
+        let Some(listener) = &self.listener else {
+            return Filtering::Continue;
+        };
+        if self
+            .host
+            .vm
+            .try_borrow()
+            .is_ok_and(|vm| vm.closes(listener, raw::now()))
+        {
             raw::set_response_header(MARK, "1");
             // Envoy drops this one, other proxies obey it. Without its own value a switch of protocols would fail.
             if raw::header(MapType::HttpResponseHeaders, ":status").is_none_or(|status| status != b"101") {
@@ -202,7 +250,9 @@ impl HttpContext for Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        let Some(in_flight) = self.in_flight.take() else { return };
+        let Some(in_flight) = self.in_flight.take() else {
+            return;
+        };
         let listener = Rc::clone(in_flight.listener());
         drop(in_flight);
         if listener.in_flight() == 0 && (listener.is_gone() || !self.host.is_serving()) {
@@ -212,7 +262,10 @@ impl Drop for Request {
 }
 
 /// Hostcalls whose status is looked at here rather than in the SDK.
-#[allow(unsafe_code, reason = "hostcalls take raw pointers, and the SDK's own wrappers panic on some statuses")]
+#[allow(
+    unsafe_code,
+    reason = "hostcalls take raw pointers, and the SDK's own wrappers panic on some statuses"
+)]
 mod raw {
     use std::ptr::null_mut;
     use std::time::Duration;
@@ -234,7 +287,8 @@ mod raw {
         fn proxy_grpc_send(token: u32, data: *const u8, size: usize, end_of_stream: u32) -> u32;
         fn proxy_grpc_close(token: u32) -> u32;
         fn proxy_grpc_cancel(token: u32) -> u32;
-        fn proxy_get_property(path: *const u8, size: usize, data: *mut *mut u8, data_size: *mut usize) -> u32;
+        fn proxy_get_property(path: *const u8, size: usize, data: *mut *mut u8, data_size: *mut usize)
+        -> u32;
         fn proxy_get_buffer_bytes(
             buffer: BufferType,
             start: usize,

@@ -33,7 +33,11 @@ impl Identity {
         if node.id.is_empty() {
             return Err("Envoy has no node id: set node.id in its bootstrap, or --service-node".to_owned());
         }
-        Ok(Self { node_id: node.id, node_cluster: node.cluster, epoch })
+        Ok(Self {
+            node_id: node.id,
+            node_cluster: node.cluster,
+            epoch,
+        })
     }
 
     /// The first words on a stream; the caller adds the intervals. `process` is the random number of the Envoy process.
@@ -58,7 +62,14 @@ mod tests {
     fn reads_a_node_and_skips_what_it_does_not_know() {
         // id "a", cluster "b", and metadata (field 3) that is skipped.
         let identity = Identity::from_node(b"\x0a\x01a\x12\x01b\x1a\x02\x0a\x00", 7).unwrap();
-        assert_eq!(identity, Identity { node_id: "a".to_owned(), node_cluster: "b".to_owned(), epoch: 7 });
+        assert_eq!(
+            identity,
+            Identity {
+                node_id: "a".to_owned(),
+                node_cluster: "b".to_owned(),
+                epoch: 7
+            }
+        );
     }
 
     #[test]

@@ -12,7 +12,10 @@ pub struct Backoff {
 impl Backoff {
     /// A backoff whose jitter starts from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { rng: fastrand::Rng::with_seed(seed), failures: 0 }
+        Self {
+            rng: fastrand::Rng::with_seed(seed),
+            failures: 0,
+        }
     }
 
     /// Consecutive failures so far.
@@ -81,7 +84,10 @@ mod tests {
             let mut ceiling = 2 * MIN;
             for _ in 0..40 {
                 let wait = backoff.fail(MIN, MAX);
-                assert!(wait >= MIN.max(ceiling.min(MAX) / 2), "{wait:?} under {ceiling:?}");
+                assert!(
+                    wait >= MIN.max(ceiling.min(MAX) / 2),
+                    "{wait:?} under {ceiling:?}"
+                );
                 assert!(wait <= ceiling.min(MAX), "{wait:?} over {ceiling:?}");
                 ceiling = ceiling.saturating_mul(2);
             }

@@ -157,7 +157,9 @@ impl Session {
         Self {
             identity,
             config,
-            state: State::Waiting { until: Duration::ZERO },
+            state: State::Waiting {
+                until: Duration::ZERO,
+            },
             directives: Directives::default(),
             backoff: Backoff::new(seed),
             limiter: Limiter::default(),
@@ -196,7 +198,10 @@ impl Session {
             Event::Tick => self.tick(now, listeners, &mut effects),
             Event::Opened { token, process } => self.opened(token, process, now, listeners, &mut effects),
             Event::OpenFailed => {
-                let text = format!("Envoy knows no cluster `{}`: check control_plane_cluster", self.config.cluster);
+                let text = format!(
+                    "Envoy knows no cluster `{}`: check control_plane_cluster",
+                    self.config.cluster
+                );
                 self.fail(Level::Error, text, now, &mut effects);
             }
             Event::Received { token, message } if self.is_open(token) => {
@@ -227,14 +232,24 @@ impl Session {
 
     fn tick(&mut self, now: Duration, listeners: &Listeners, effects: &mut Vec<Effect>) {
         for listener in self.directives.expire(now) {
-            let which = if listener.is_empty() { "every listener" } else { &listener };
-            let text = format!("not renewed by the control plane: the drain of {which} ends here with its lease");
-            effects.push(Effect::Log { level: Level::Warn, text });
+            let which = if listener.is_empty() {
+                "every listener"
+            } else {
+                &listener
+            };
+            let text =
+                format!("not renewed by the control plane: the drain of {which} ends here with its lease");
+            effects.push(Effect::Log {
+                level: Level::Warn,
+                text,
+            });
         }
         match &self.state {
             State::Waiting { until } if *until <= now => {
                 self.state = State::Opening;
-                effects.push(Effect::Open { grpc_service: self.config.grpc_service.clone() });
+                effects.push(Effect::Open {
+                    grpc_service: self.config.grpc_service.clone(),
+                });
             }
             State::Open(stream) if stream.report_due <= now => effects.extend(self.report(now, listeners)),
             State::Waiting { .. } | State::Opening | State::Open(_) => {}
@@ -282,10 +297,14 @@ impl Session {
                 return self.lost(&format!("a command cannot be read: {error}"), now, effects);
             }
         };
-        let State::Open(stream) = &mut self.state else { return };
+        let State::Open(stream) = &mut self.state else {
+            return;
+        };
         let first = stream.generation.is_none();
         let news = stream.generation != Some(command.generation);
-        let stale = stream.generation.is_some_and(|generation| command.generation < generation);
+        let stale = stream
+            .generation
+            .is_some_and(|generation| command.generation < generation);
         stream.going_away |= command.going_away;
         if command.ask != 0 {
             stream.answers = command.ask;
@@ -295,8 +314,15 @@ impl Session {
             self.directives.replace(command.directives, now);
         }
         if first {
-            let level = if self.backoff.failures() > 0 { Level::Info } else { Level::Debug };
-            effects.push(Effect::Log { level, text: "attached to the control plane".to_owned() });
+            let level = if self.backoff.failures() > 0 {
+                Level::Info
+            } else {
+                Level::Debug
+            };
+            effects.push(Effect::Log {
+                level,
+                text: "attached to the control plane".to_owned(),
+            });
         }
         // A renewal needs no answer; whoever has started or ended a drain wants to know that it has arrived.
         if command.ask != 0 || (news && !stale) {
@@ -304,17 +330,13 @@ impl Session {
         }
     }
 
-    fn crossed(
-        &mut self,
-        listener: &str,
-        now: Duration,
-        listeners: &Listeners,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn crossed(&mut self, listener: &str, now: Duration, listeners: &Listeners, effects: &mut Vec<Effect>) {
         if !self.directives.awaits(listener, now) {
             return;
         }
-        let State::Open(stream) = &mut self.state else { return };
+        let State::Open(stream) = &mut self.state else {
+            return;
+        };
         match self.limiter.take(now) {
             Ok(()) => effects.extend(self.report(now, listeners)),
             Err(allowed) => stream.report_due = stream.report_due.min(allowed),
@@ -323,7 +345,9 @@ impl Session {
 
     /// A report on the open stream, and the next one scheduled; nothing without a stream.
     fn report(&mut self, now: Duration, listeners: &Listeners) -> Option<Effect> {
-        let State::Open(stream) = &mut self.state else { return None };
+        let State::Open(stream) = &mut self.state else {
+            return None;
+        };
         let interval = if self.directives.any_awaited() {
             self.config.drain_report_interval
         } else {
@@ -336,7 +360,10 @@ impl Session {
             generation: stream.generation.unwrap_or(0),
             answers: stream.answers,
         };
-        Some(Effect::Send { token: stream.token, report })
+        Some(Effect::Send {
+            token: stream.token,
+            report,
+        })
     }
 
     /// The stream has ended.
@@ -360,8 +387,12 @@ impl Session {
         if self.backoff.failures() == 0 {
             effects.push(Effect::Log { level, text });
         }
-        let wait = self.backoff.fail(self.config.reconnect_min, self.config.reconnect_max);
-        self.state = State::Waiting { until: now.saturating_add(wait) };
+        let wait = self
+            .backoff
+            .fail(self.config.reconnect_min, self.config.reconnect_max);
+        self.state = State::Waiting {
+            until: now.saturating_add(wait),
+        };
     }
 }
 

@@ -86,16 +86,27 @@ impl Vm {
                 "listener `{}`: control_plane_cluster or an interval differs from the first listener's, which holds",
                 config.listener
             );
-            actions.push(Action::Log { level: Level::Warn, text });
+            actions.push(Action::Log {
+                level: Level::Warn,
+                text,
+            });
         }
-        self.session.get_or_insert_with(|| Session::new(identity, config.link.clone(), seed));
+        self.session
+            .get_or_insert_with(|| Session::new(identity, config.link.clone(), seed));
         let listener = self.listeners.add(&config.listener);
         self.forget(root);
-        self.roots.push(Root { id: root, config, listener: Rc::clone(&listener) });
+        self.roots.push(Root {
+            id: root,
+            config,
+            listener: Rc::clone(&listener),
+        });
         if self.owner.is_some() {
             actions.extend(self.handle(Event::ListenersChanged, now));
         } else {
-            actions.push(Action::Tick { root, period: SOONEST_TICK });
+            actions.push(Action::Tick {
+                root,
+                period: SOONEST_TICK,
+            });
         }
         (listener, actions)
     }
@@ -104,14 +115,20 @@ impl Vm {
     pub fn remove(&mut self, root: u32, now: Duration) -> Vec<Action> {
         self.forget(root);
         // Envoy would go on ticking for a context that is no more.
-        let mut actions = vec![Action::Tick { root, period: Duration::ZERO }];
+        let mut actions = vec![Action::Tick {
+            root,
+            period: Duration::ZERO,
+        }];
         if self.owner.as_ref().is_some_and(|owner| owner.id == root) {
             self.owner = None;
             self.listeners.prune();
             if let Some(session) = &mut self.session {
                 session.handle(Event::OwnerGone, now, &self.listeners);
             }
-            actions.extend(self.roots.first().map(|heir| Action::Tick { root: heir.id, period: SOONEST_TICK }));
+            actions.extend(self.roots.first().map(|heir| Action::Tick {
+                root: heir.id,
+                period: SOONEST_TICK,
+            }));
         } else {
             actions.extend(self.pruned(now));
         }
@@ -127,15 +144,23 @@ impl Vm {
     /// A root context ticks. The first to do so owns the stream, the others are put to rest.
     pub fn tick(&mut self, root: u32, now: Duration) -> Vec<Action> {
         let owner = self.owner.get_or_insert_with(|| {
-            if let (Some(session), Some(root)) =
-                (&mut self.session, self.roots.iter().find(|other| other.id == root))
-            {
+            if let (Some(session), Some(root)) = (
+                &mut self.session,
+                self.roots.iter().find(|other| other.id == root),
+            ) {
                 session.set_config(root.config.link.clone());
             }
-            Owner { id: root, period: SOONEST_TICK, ticks_at: now }
+            Owner {
+                id: root,
+                period: SOONEST_TICK,
+                ticks_at: now,
+            }
         });
         if owner.id != root {
-            return vec![Action::Tick { root, period: Duration::ZERO }];
+            return vec![Action::Tick {
+                root,
+                period: Duration::ZERO,
+            }];
         }
         owner.ticks_at = now.saturating_add(owner.period);
         let mut actions = self.handle(Event::Tick, now);
@@ -146,10 +171,14 @@ impl Vm {
 
     /// Passes an event to the session.
     pub fn handle(&mut self, event: Event<'_>, now: Duration) -> Vec<Action> {
-        let (Some(session), Some(owner)) = (&mut self.session, &self.owner) else { return Vec::new() };
+        let (Some(session), Some(owner)) = (&mut self.session, &self.owner) else {
+            return Vec::new();
+        };
         let id = owner.id;
         let effects = session.handle(event, now, &self.listeners).into_iter();
-        let mut actions: Vec<Action> = effects.map(|effect| Action::Stream { owner: id, effect }).collect();
+        let mut actions: Vec<Action> = effects
+            .map(|effect| Action::Stream { owner: id, effect })
+            .collect();
         actions.extend(self.retimed(now, |owner, period| {
             now.saturating_add(period).saturating_add(SOONEST_TICK) <= owner.ticks_at
         }));
@@ -165,18 +194,27 @@ impl Vm {
         }
         owner.period = period;
         owner.ticks_at = now.saturating_add(period);
-        Some(Action::Tick { root: owner.id, period })
+        Some(Action::Tick {
+            root: owner.id,
+            period,
+        })
     }
 
     /// Whether nothing is to be closed: all that is asked of a VM for a request while it serves as usual.
     pub fn is_serving(&self) -> bool {
-        self.session.as_ref().is_none_or(|session| session.directives().is_empty())
+        self.session
+            .as_ref()
+            .is_none_or(|session| session.directives().is_empty())
     }
 
     /// Whether the response at hand has to close its connection; if so, it is counted.
     pub fn closes(&self, listener: &Listener, now: Duration) -> bool {
-        let Some(session) = &self.session else { return false };
-        let closes = session.directives().decide(listener.name(), listener.carry(), now);
+        let Some(session) = &self.session else {
+            return false;
+        };
+        let closes = session
+            .directives()
+            .decide(listener.name(), listener.carry(), now);
         if closes {
             listener.count_mark();
         }
@@ -185,13 +223,22 @@ impl Vm {
 
     /// The requests in flight in a listener have reached zero, or left it.
     pub fn crossed(&mut self, listener: &Listener, now: Duration) -> Vec<Action> {
-        let mut actions = self.handle(Event::Crossed { listener: listener.name() }, now);
+        let mut actions = self.handle(
+            Event::Crossed {
+                listener: listener.name(),
+            },
+            now,
+        );
         actions.extend(self.pruned(now));
         actions
     }
 
     fn pruned(&mut self, now: Duration) -> Vec<Action> {
-        if self.listeners.prune() { self.handle(Event::ListenersChanged, now) } else { Vec::new() }
+        if self.listeners.prune() {
+            self.handle(Event::ListenersChanged, now)
+        } else {
+            Vec::new()
+        }
     }
 }
 

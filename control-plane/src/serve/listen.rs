@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use nix::sys::stat::{Mode, umask};
+use rustix::{fs::Mode, process::umask};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
@@ -65,7 +65,7 @@ impl Listener {
         }
         clear_stale(path).await?;
         // The mode has to be right from the first instant, and only the mask does that.
-        let before = umask(Mode::from_bits_truncate(0o177));
+        let before = umask(Mode::from_raw_mode(0o177));
         let bound = UnixListener::bind(path);
         umask(before);
         let listener = bound?;

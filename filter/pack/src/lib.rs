@@ -47,7 +47,12 @@ pub const HOSTCALLS: [&str; 19] = [
 ];
 
 /// What a host looks for besides callbacks: entry, memory and version of the ABI.
-pub const SUPPORT: [&str; 4] = ["_initialize", "memory", "proxy_abi_version_0_2_1", "proxy_on_memory_allocate"];
+pub const SUPPORT: [&str; 4] = [
+    "_initialize",
+    "memory",
+    "proxy_abi_version_0_2_1",
+    "proxy_on_memory_allocate",
+];
 
 /// Drops every export that is neither in [`CALLBACKS`] nor in [`SUPPORT`], turns every import that is not in
 /// [`HOSTCALLS`] into a trap, and drops all code that nothing needs any more.
@@ -56,14 +61,21 @@ pub const SUPPORT: [&str; 4] = ["_initialize", "memory", "proxy_abi_version_0_2_
 /// `wasm` is no WebAssembly module, or it lacks an export that the filter needs.
 pub fn pack(wasm: &[u8]) -> Result<Vec<u8>> {
     let mut module = parse(wasm)?;
-    let unused: Vec<_> =
-        module.exports.iter().filter(|export| !is_kept(&export.name)).map(|export| export.id()).collect();
+    let unused: Vec<_> = module
+        .exports
+        .iter()
+        .filter(|export| !is_kept(&export.name))
+        .map(|export| export.id())
+        .collect();
     for export in unused {
         module.exports.delete(export);
     }
     let kept: BTreeSet<&str> = module.exports.iter().map(|export| export.name.as_str()).collect();
     for name in CALLBACKS.iter().chain(&SUPPORT) {
-        ensure!(kept.contains(name), "it does not export `{name}`: it is not the module of the filter");
+        ensure!(
+            kept.contains(name),
+            "it does not export `{name}`: it is not the module of the filter"
+        );
     }
     walrus::passes::gc::run(&mut module);
     let denied: Vec<FunctionId> = module.imports.iter().filter_map(denied).collect();
@@ -74,7 +86,10 @@ pub fn pack(wasm: &[u8]) -> Result<Vec<u8>> {
     }
     let imported: BTreeSet<&str> = module.imports.iter().map(|import| import.name.as_str()).collect();
     for name in HOSTCALLS {
-        ensure!(imported.contains(name), "it does not import `{name}`: it is not the module of the filter");
+        ensure!(
+            imported.contains(name),
+            "it does not import `{name}`: it is not the module of the filter"
+        );
     }
     walrus::passes::gc::run(&mut module);
     Ok(module.emit_wasm())
@@ -100,8 +115,11 @@ pub fn capabilities(wasm: &[u8]) -> Result<BTreeSet<String>> {
     let module = parse(wasm)?;
     let imports = module.imports.iter().map(|import| import.name.clone());
     let exported = |name: &str| name.starts_with("proxy_on_") && name != "proxy_on_memory_allocate";
-    let callbacks =
-        module.exports.iter().filter(|export| exported(&export.name)).map(|export| export.name.clone());
+    let callbacks = module
+        .exports
+        .iter()
+        .filter(|export| exported(&export.name))
+        .map(|export| export.name.clone());
     Ok(imports.chain(callbacks).collect())
 }
 
@@ -117,9 +135,16 @@ pub fn exported_functions(wasm: &[u8]) -> Result<BTreeSet<String>> {
         }
     };
     let module = parse(wasm)?;
-    Ok(module.exports.iter().filter_map(|export| function(&export.item).map(|_| export.name.clone())).collect())
+    Ok(module
+        .exports
+        .iter()
+        .filter_map(|export| function(&export.item).map(|_| export.name.clone()))
+        .collect())
 }
 
 fn parse(wasm: &[u8]) -> Result<Module> {
-    ModuleConfig::new().generate_producers_section(false).parse(wasm).context("it is not a WebAssembly module")
+    ModuleConfig::new()
+        .generate_producers_section(false)
+        .parse(wasm)
+        .context("it is not a WebAssembly module")
 }

@@ -10,8 +10,7 @@ fn run() -> Result<()> {
         bail!("usage: ebb-filter-pack IN OUT");
     };
     let wasm = fs::read(input).with_context(|| format!("cannot read {}", input.display()))?;
-    let packed =
-        ebb_filter_pack::pack(&wasm).with_context(|| format!("cannot pack {}", input.display()))?;
+    let packed = ebb_filter_pack::pack(&wasm).with_context(|| format!("cannot pack {}", input.display()))?;
     fs::write(output, packed).with_context(|| format!("cannot write {}", output.display()))
 }
 
