@@ -8,7 +8,7 @@ use super::{
     logging::{Log, LogArgs},
     paths::Surroundings,
 };
-use crate::address::Address;
+use crate::{address::Address, core::policy::Policy, serve::ServeOptions};
 
 /// Run the control plane
 ///
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// unix:/run/ebb/ebb.sock for root, else unix:$XDG_RUNTIME_DIR/ebb/ebb.sock, else unix:/tmp/ebb-UID/ebb.sock]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// Listen without TLS on TCP addresses that other machines can reach
+    /// Listen, without TLS or authentication, on TCP addresses that other machines can reach
     #[arg(long)]
     insecure: bool,
     /// Directory of the durable state, through which drains survive a restart; \"\" = in memory only [default:
@@ -54,6 +54,7 @@ impl TryFrom<Args> for Serve {
             listen: listen(args.listen, args.insecure, &Surroundings::of_this_process())?,
             insecure: args.insecure,
             state: state(args.state, &Surroundings::of_this_process())?,
+            policy: Policy::default(),
         };
         Ok(Self {
             options,
@@ -68,7 +69,9 @@ impl TryFrom<Args> for Serve {
 /// If it cannot listen, or its state cannot be used.
 pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
     serve.log.start()?;
-    start(serve.options).map_err(|error| Failure::Error(format!("{error:#}")))?;
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(crate::serve::run(serve.options)).map_err(|error| Failure::Error(format!("{error:#}")))?;
     Ok(Exit::Success)
 }
 
@@ -166,18 +169,4 @@ mod tests {
         .expect_err("homeless");
         assert!(error.to_string().contains("--state DIR"));
     }
-}
-
-// The two items below stand in until the control plane is there.
-
-#[derive(Debug)]
-#[allow(dead_code)]
-struct ServeOptions {
-    listen: Vec<Address>,
-    insecure: bool,
-    state: Option<PathBuf>,
-}
-
-fn start(_options: ServeOptions) -> anyhow::Result<()> {
-    anyhow::bail!("the control plane is not part of this build")
 }
