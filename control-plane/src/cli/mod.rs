@@ -8,6 +8,7 @@ mod cancel;
 mod client;
 mod common;
 mod drain;
+mod envoy_config;
 mod exit;
 mod fleet;
 mod follow;
@@ -51,6 +52,7 @@ enum Command {
     Cancel(cancel::Args),
     Status(status::Args),
     Watch(watch::Args),
+    EnvoyConfig(envoy_config::Args),
 }
 
 /// Runs the command line of this process.
@@ -90,5 +92,6 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Cancel(args) => cancel::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),
         Command::Watch(args) => watch::run(&args.try_into()?),
+        Command::EnvoyConfig(args) => envoy_config::run(&args.try_into()?),
     }
 }

@@ -18,7 +18,7 @@ fn subcommands() -> Vec<String> {
 #[test]
 fn every_command_has_help_with_an_example() {
     let subcommands = subcommands();
-    for name in ["serve", "drain", "cancel", "status", "watch"] {
+    for name in ["serve", "drain", "cancel", "status", "watch", "envoy-config"] {
         assert!(
             subcommands.iter().any(|known| known == name),
             "{name} in {subcommands:?}"
@@ -84,6 +84,46 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_do() {
         (
             &["serve", "--listen", "http://localhost:9901"],
             "without a scheme",
+        ),
+        (
+            &["envoy-config", "--listener", "a"],
+            "--control-plane <ADDR> --wasm <FILE>; see `ebb envoy-config --help`",
+        ),
+        (
+            &[
+                "envoy-config",
+                "--listener",
+                "a",
+                "--control-plane",
+                "a:0",
+                "--wasm",
+                "/f",
+            ],
+            "port 0",
+        ),
+        (
+            &[
+                "envoy-config",
+                "--listener",
+                "",
+                "--control-plane",
+                "a:1",
+                "--wasm",
+                "/f",
+            ],
+            "the name is empty",
+        ),
+        (
+            &[
+                "envoy-config",
+                "--listener",
+                "a",
+                "--control-plane",
+                "a:1",
+                "--wasm",
+                "",
+            ],
+            "the path is empty",
         ),
     ];
     for (arguments, hint) in cases {
@@ -163,4 +203,29 @@ fn a_silent_control_plane_is_not_waited_for_for_ever() {
         "{}",
         ended.stderr
     );
+}
+
+#[test]
+fn envoy_config_prints_the_two_keys_to_paste() {
+    let arguments = [
+        "envoy-config",
+        "--listener",
+        "in",
+        "--control-plane",
+        "unix:/run/ebb.sock",
+        "--wasm",
+        "/opt/ebb_filter.wasm",
+    ];
+    let ended = run(&arguments);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let fragment: serde_json::Value = serde_yaml_ng::from_str(&ended.stdout).expect("YAML");
+    let keys: Vec<&String> = fragment.as_object().expect("a map").keys().collect();
+    assert_eq!(keys, ["clusters", "http_filters"]);
+    for part in [
+        "listener: in\n",
+        "path: /run/ebb.sock",
+        "filename: /opt/ebb_filter.wasm",
+    ] {
+        assert!(ended.stdout.contains(part), "{part} in {}", ended.stdout);
+    }
 }
