@@ -1,5 +1,7 @@
 //! What the sources must not do: know Proxy-Wasm, or be unsafe, anywhere but in one place.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, and so may what it calls")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
