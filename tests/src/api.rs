@@ -44,6 +44,7 @@ pub fn proto(duration: Duration) -> prost_types::Duration {
 /// A typed client of a control plane.
 #[derive(Clone, Debug)]
 pub struct Client {
+    channel: Channel,
     /// Starts, watches and ends drains.
     pub drain_service: DrainServiceClient<Channel>,
     /// Shows what is attached.
@@ -51,6 +52,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// The connection, for further services.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Connects over a Unix socket.
     ///
     /// # Errors
@@ -66,9 +73,11 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .with_context(|| format!("cannot connect to {}", socket.display()))?;
+        let drain_service = DrainServiceClient::new(channel.clone());
         let fleet_service = FleetServiceClient::new(channel.clone());
         Ok(Self {
-            drain_service: DrainServiceClient::new(channel),
+            channel,
+            drain_service,
             fleet_service,
         })
     }
