@@ -93,6 +93,16 @@ impl Envoy {
             .await
     }
 
+    /// Starts Envoy from a bootstrap of the test's own, to which only the admin endpoint is added.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_from(bootstrap: Bootstrap, folder: &Path) -> Result<Self> {
+        Starting::spawn_from(bootstrap, &EnvoyOptions::default(), folder)?
+            .ready()
+            .await
+    }
+
     /// Where a listener accepts.
     ///
     /// # Errors
@@ -177,11 +187,9 @@ impl Starting {
         control_plane: &Path,
         upstream: SocketAddr,
     ) -> Result<Self> {
-        let admin = folder.join("admin.sock");
         let wasm = options.wasm.clone().map_or_else(bins::wasm, Ok)?;
         let mut bootstrap = Bootstrap::shipped()?;
         bootstrap.set_node_id(&options.node_id);
-        bootstrap.set_admin(&admin);
         bootstrap.bind_free_ports()?;
         bootstrap.set_wasm(&wasm);
         bootstrap.set_control_plane(control_plane)?;
@@ -190,6 +198,13 @@ impl Starting {
             bootstrap.rename_control_plane(name)?;
         }
         (options.edit)(&mut bootstrap)?;
+        Self::spawn_from(bootstrap, options, folder)
+    }
+
+    /// Starts Envoy from a bootstrap that is complete but for the admin endpoint.
+    fn spawn_from(mut bootstrap: Bootstrap, options: &EnvoyOptions, folder: &Path) -> Result<Self> {
+        let admin = folder.join("admin.sock");
+        bootstrap.set_admin(&admin);
         let file = folder.join("envoy.json");
         bootstrap.write(&file)?;
         let concurrency = options.concurrency.to_string();

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod client;
 pub mod ebb;
 pub mod envoy;
+pub mod fake_control;
 pub mod load;
 pub mod ports;
 pub mod process;
