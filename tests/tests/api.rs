@@ -65,12 +65,23 @@ async fn bad_policy_is_an_invalid_argument_that_names_the_field() -> Result<()> 
         seconds: -1,
         nanos: 0,
     });
+    let mixed = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: -1,
+    });
     let just_negative = Some(prost_types::Duration {
         seconds: 0,
         nanos: -1,
     });
     let short = Some(proto(Duration::from_millis(999)));
     let cases = [
+        (
+            "announce",
+            Policy {
+                announce: mixed,
+                ..Policy::default()
+            },
+        ),
         (
             "quiet_period",
             Policy {

@@ -79,10 +79,18 @@ async fn vm_whose_stream_ended_as_announced_is_back_before_one_whose_stream_was_
         .await?;
     announced.end(Status::unavailable("going away")).await;
 
-    let first = epoch(&mut control.attached().await?).await?;
-    assert_eq!(first, announced_epoch, "the VM that was told comes back at once");
-    let second = epoch(&mut control.attached().await?).await?;
-    assert_eq!(second, lost_epoch, "the other one comes back after its backoff");
+    let mut first = control.attached().await?;
+    assert_eq!(
+        epoch(&mut first).await?,
+        announced_epoch,
+        "the VM that was told comes back at once"
+    );
+    let mut second = control.attached().await?;
+    assert_eq!(
+        epoch(&mut second).await?,
+        lost_epoch,
+        "the other one comes back after its backoff"
+    );
     Ok(())
 }
 
