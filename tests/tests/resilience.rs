@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 /// What the issue of a lost control plane allows: the filters hear it again within this time of its return.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
-/// How long the control plane is away: as long as a restart takes.
-const AWAY: Duration = Duration::from_millis(300);
+/// How long the control plane is away: until the filters try again as rarely as they ever do.
+const AWAY: Duration = Duration::from_secs(2);
 
 fn both_protocols(envoy: &Envoy) -> Result<Vec<Plan>> {
     let mut plans = Vec::new();
