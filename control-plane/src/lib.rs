@@ -1,1 +1,15 @@
-//! Ebb.
+//! Ebb: gRPC control plane, supervisor and command line.
+//!
+//! | module | what |
+//! |---|---|
+//! | `address` | where a gRPC server listens and where a client finds it |
+//! | `core` | the pure core: everything that is known and decided |
+//! | `engine` | the one task that owns the core, and the handle to it |
+//! | `serve` | the gRPC services and the sockets they are on |
+//! | `store` | what is kept over restarts |
+
+pub mod address;
+pub mod core;
+pub mod engine;
+pub mod serve;
+pub mod store;
