@@ -8,7 +8,7 @@ use tokio::process::Command;
 /// Runs a command and returns what it printed on standard output.
 ///
 /// Fails when it does not end within `bound` or ends with another code than 0; the message has its whole output.
-pub async fn run(command: &mut Command, bound: Duration) -> Result<String> {
+pub(crate) async fn run(command: &mut Command, bound: Duration) -> Result<String> {
     let shown = format!("{:?}", command.as_std());
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(bound, output)
@@ -26,7 +26,7 @@ pub async fn run(command: &mut Command, bound: Duration) -> Result<String> {
 }
 
 /// `docker` with these arguments.
-pub fn docker(arguments: &[&str]) -> Command {
+pub(crate) fn docker(arguments: &[&str]) -> Command {
     let mut command = Command::new("docker");
     command.args(arguments);
     command

@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 const REMOVAL: Duration = Duration::from_secs(120);
 
 /// A Compose that works here.
-pub struct Compose {
+pub(crate) struct Compose {
     program: Vec<&'static str>,
 }
 
@@ -28,10 +28,13 @@ impl Compose {
     /// Finds the Docker at hand.
     ///
     /// Fails with the reason when there is no daemon or no Compose.
-    pub async fn find() -> Result<Self> {
-        run(&mut docker(&["version", "--format", "{{.Server.Version}}"]), ANSWER)
-            .await
-            .context("no Docker daemon answers")?;
+    pub(crate) async fn find() -> Result<Self> {
+        run(
+            &mut docker(&["version", "--format", "{{.Server.Version}}"]),
+            ANSWER,
+        )
+        .await
+        .context("no Docker daemon answers")?;
         for program in [vec!["docker", "compose"], vec!["docker-compose"]] {
             let compose = Self { program };
             if run(compose.command().arg("version"), ANSWER).await.is_ok() {
@@ -50,7 +53,7 @@ impl Compose {
 }
 
 /// One project with a name of its own. Dropping it removes everything that it made.
-pub struct Project<'a> {
+pub(crate) struct Project<'a> {
     compose: &'a Compose,
     images: &'a BaseImages,
     name: String,
@@ -58,48 +61,63 @@ pub struct Project<'a> {
 
 impl<'a> Project<'a> {
     /// Names a project; nothing is started yet.
-    pub fn new(compose: &'a Compose, images: &'a BaseImages) -> Self {
+    pub(crate) fn new(compose: &'a Compose, images: &'a BaseImages) -> Self {
         let name = format!("ebb-test-{}-{:08x}", std::process::id(), fastrand::u32(..));
-        Self { compose, images, name }
+        Self {
+            compose,
+            images,
+            name,
+        }
     }
 
     /// Runs a Compose command on the shipped file and returns its standard output.
-    pub async fn run(&self, arguments: &[&str], bound: Duration) -> Result<String> {
+    pub(crate) async fn run(&self, arguments: &[&str], bound: Duration) -> Result<String> {
         run(self.command().args(arguments), bound).await
     }
 
     /// Waits until the health check of a service's container succeeds.
-    pub async fn wait_until_healthy(&self, service: &str, bound: Duration) -> Result<()> {
+    pub(crate) async fn wait_until_healthy(&self, service: &str, bound: Duration) -> Result<()> {
         let label = format!("label=com.docker.compose.service={service}");
         let result = wait::until(format!("service `{service}` is healthy"), bound, || async {
-            let status = self.list(&["ps", "--filter", &label, "--format", "{{.Status}}"]).await?;
+            let status = self
+                .list(&["ps", "--filter", &label, "--format", "{{.Status}}"])
+                .await?;
             Ok(status.contains("(healthy)"))
         })
         .await;
         if result.is_err() {
-            eprintln!("{}", self.run(&["logs", "--no-color"], ANSWER).await.unwrap_or_default());
+            eprintln!(
+                "{}",
+                self.run(&["logs", "--no-color"], ANSWER)
+                    .await
+                    .unwrap_or_default()
+            );
         }
         result
     }
 
     /// The address on this machine at which a service's port is published.
-    pub async fn published_address(&self, service: &str, port: u16) -> Result<String> {
+    pub(crate) async fn published_address(&self, service: &str, port: u16) -> Result<String> {
         let address = self.run(&["port", service, &port.to_string()], ANSWER).await?;
         Ok(address.trim().to_owned())
     }
 
     /// Stops and removes everything of the project, its images included.
-    pub async fn down(&self) -> Result<()> {
+    pub(crate) async fn down(&self) -> Result<()> {
         run(&mut self.down_command(), REMOVAL).await.map(drop)
     }
 
     /// Containers, volumes and networks that belong to the project.
-    pub async fn leftovers(&self) -> Result<String> {
+    pub(crate) async fn leftovers(&self) -> Result<String> {
         let mut left = self.list(&["ps", "--all", "--quiet"]).await?;
         left += &self.list(&["volume", "ls", "--quiet"]).await?;
         left += &self.list(&["network", "ls", "--quiet"]).await?;
         let images = format!("reference={}*", self.name);
-        left += &run(&mut docker(&["image", "ls", "--quiet", "--filter", &images]), ANSWER).await?;
+        left += &run(
+            &mut docker(&["image", "ls", "--quiet", "--filter", &images]),
+            ANSWER,
+        )
+        .await?;
         Ok(left)
     }
 
@@ -111,7 +129,10 @@ impl<'a> Project<'a> {
     fn command(&self) -> Command {
         let file = bins::repository().join("envoy-config/docker-compose.yaml");
         let mut command = self.compose.command();
-        command.arg("--file").arg(file).args(["--project-name", &self.name]);
+        command
+            .arg("--file")
+            .arg(file)
+            .args(["--project-name", &self.name]);
         // Port 0: Docker chooses a free one.
         command.envs([
             ("RUST_IMAGE", self.images.rust.as_str()),
@@ -124,7 +145,17 @@ impl<'a> Project<'a> {
 
     fn down_command(&self) -> Command {
         let mut command = self.command();
-        command.args(["--profile", "load", "down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "5"]);
+        command.args([
+            "--profile",
+            "load",
+            "down",
+            "--volumes",
+            "--remove-orphans",
+            "--rmi",
+            "local",
+            "--timeout",
+            "5",
+        ]);
         command
     }
 }
@@ -133,7 +164,9 @@ impl Drop for Project<'_> {
     /// Removes what a failed test left; after `down` this finds nothing.
     fn drop(&mut self) {
         let mut down = self.down_command().into_std();
-        let Ok(mut child) = down.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return };
+        let Ok(mut child) = down.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+            return;
+        };
         let start = Instant::now();
         while start.elapsed() < REMOVAL && matches!(child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(50));

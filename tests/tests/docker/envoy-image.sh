@@ -14,5 +14,4 @@ install -D "$envoy" "$root/usr/local/bin/envoy"
 ldd "$envoy" | grep -o '/[^ ]*' | while read -r library; do
     install -D "$library" "$root$library"
 done
-# Some libraries are loaded by name at run time: name resolution is part of the C library, but by way of these.
 tar -C "$root" -c . | docker import --message "stand-in for envoyproxy/envoy" - "$tag" >/dev/null

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{DefaultHasher, Hasher as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,46 +23,64 @@ const ENVOY: &str = "ebb-test-envoy";
 const BUILD_CACHE: &str = "ebb-test-build:latest";
 
 /// The tags of the stand-ins.
-pub struct BaseImages {
+pub(crate) struct BaseImages {
     /// In place of `rust`.
-    pub rust: String,
+    pub(crate) rust: String,
     /// In place of `envoyproxy/envoy`.
-    pub envoy: String,
+    pub(crate) envoy: String,
 }
 
 impl BaseImages {
     /// Builds those stand-ins that are not there yet. Their tags name what they are made of.
-    pub async fn prepare() -> Result<Self> {
+    pub(crate) async fn prepare() -> Result<Self> {
         let repository = bins::repository();
         let lock = fs::read(repository.join("Cargo.lock")).context("cannot read Cargo.lock")?;
         let rustc = run(Command::new("rustc").arg("-vV"), ANSWER).await?;
-        let gcc = run(Command::new("gcc").arg("--version"), ANSWER).await.context("a linker is needed")?;
+        let gcc = run(Command::new("gcc").arg("--version"), ANSWER)
+            .await
+            .context("a linker is needed")?;
         let script = script("rust-image.sh");
         let rust = tag(RUST, &(&lock, rustc, gcc, fs::read(&script)?));
         ensure_image(&rust, Command::new(&script).arg(&rust).arg(&repository)).await?;
 
-        let binary = bins::envoy(EnvoyVersion::V1_40)?;
+        let binary = bins::envoy(EnvoyVersion::V1_40)?.canonicalize()?;
         let script = self::script("envoy-image.sh");
         let metadata = fs::metadata(&binary)?;
-        let envoy = tag(ENVOY, &(&binary, metadata.len(), metadata.modified()?, fs::read(&script)?));
+        let envoy = tag(
+            ENVOY,
+            &(&binary, metadata.len(), metadata.modified()?, fs::read(&script)?),
+        );
         ensure_image(&envoy, Command::new(&script).arg(&envoy).arg(&binary)).await?;
         Ok(Self { rust, envoy })
     }
 
     /// Keeps the build stage of the images that were just built for the next run, and removes its predecessor and
     /// the stand-ins of earlier runs: without BuildKit, nothing else ever removes them.
-    pub async fn keep_build_cache(&self) -> Result<()> {
+    pub(crate) async fn keep_build_cache(&self) -> Result<()> {
         let repository = bins::repository();
         let before = image_ids(BUILD_CACHE).await?;
         let dockerfile = repository.join("envoy-config/Dockerfile");
-        let mut build = docker(&["build", "--quiet", "--target", "build", "--tag", BUILD_CACHE, "--file"]);
-        build.arg(dockerfile).args(["--build-arg", &format!("RUST_IMAGE={}", self.rust)]).arg(repository);
+        let mut build = docker(&[
+            "build",
+            "--quiet",
+            "--target",
+            "build",
+            "--tag",
+            BUILD_CACHE,
+            "--file",
+        ]);
+        build
+            .arg(dockerfile)
+            .args(["--build-arg", &format!("RUST_IMAGE={}", self.rust)])
+            .arg(repository);
         run(&mut build, ANSWER).await?;
         let after = image_ids(BUILD_CACHE).await?;
 
         let old = before.into_iter().filter(|id| !after.contains(id));
         let tags = [image_tags(RUST).await?, image_tags(ENVOY).await?].concat();
-        let unused = tags.into_iter().filter(|tag| *tag != self.rust && *tag != self.envoy);
+        let unused = tags
+            .into_iter()
+            .filter(|tag| *tag != self.rust && *tag != self.envoy);
         for image in old.chain(unused) {
             // Another run may be using it: then it stays.
             if let Err(error) = run(&mut docker(&["rmi", &image]), ANSWER).await {
@@ -94,7 +112,9 @@ async fn lines(arguments: &[&str]) -> Result<Vec<String>> {
 }
 
 fn script(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/docker").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/docker")
+        .join(name)
 }
 
 fn tag(name: &str, contents: &impl std::hash::Hash) -> String {

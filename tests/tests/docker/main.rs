@@ -29,7 +29,9 @@ const SOON: Duration = Duration::from_secs(60);
 async fn compose_project_drains_without_a_lost_request() -> Result<()> {
     let compose = match Compose::find().await {
         Ok(compose) => compose,
-        Err(reason) if std::env::var("CI").as_deref() == Ok("true") => bail!("CI has to run this test: {reason:#}"),
+        Err(reason) if std::env::var("CI").as_deref() == Ok("true") => {
+            bail!("CI has to run this test: {reason:#}")
+        }
         Err(reason) => {
             eprintln!("SKIPPED: the compose project was not tested: {reason:#}");
             return Ok(());
@@ -46,29 +48,70 @@ async fn compose_project_drains_without_a_lost_request() -> Result<()> {
     let ingress = project.published_address("envoy", 10000).await?;
     let internal = project.published_address("envoy", 10001).await?;
     for address in [&ingress, &internal] {
-        ensure!(address.starts_with("127.0.0.1:"), "published to more than this machine: {address}");
+        ensure!(
+            address.starts_with("127.0.0.1:"),
+            "published to more than this machine: {address}"
+        );
         get(address, "/").await?;
     }
 
-    let load = ["run", "--rm", "-T", "load", "--connections", "2", "--requests", "20", "http://envoy:10000/"];
+    let load = [
+        "run",
+        "--rm",
+        "-T",
+        "load",
+        "--connections",
+        "2",
+        "--requests",
+        "20",
+        "http://envoy:10000/",
+    ];
     let counts = project.run(&load, BUILD).await?;
-    ensure!(counts.contains("40 requests, 0 failed"), "the load client failed: {counts}");
+    ensure!(
+        counts.contains("40 requests, 0 failed"),
+        "the load client failed: {counts}"
+    );
 
     let held = tokio::spawn(async move {
         let response = get(&ingress, "/hold").await?;
         anyhow::Ok((response, Instant::now()))
     });
-    wait::until("`ebb status` shows the held request", SOON, || in_flight_on_ingress(&project)).await?;
-    let drain = ["exec", "-T", "ebb", "ebb", "drain", "--listener", "ingress", "--wait"];
-    project.run(&drain, SOON).await.context("a drain that ends drained exits with 0")?;
+    wait::until("`ebb status` shows the held request", SOON, || {
+        in_flight_on_ingress(&project)
+    })
+    .await?;
+    let drain = [
+        "exec",
+        "-T",
+        "ebb",
+        "ebb",
+        "drain",
+        "--listener",
+        "ingress",
+        "--wait",
+    ];
+    project
+        .run(&drain, SOON)
+        .await
+        .context("a drain that ends drained exits with 0")?;
     let drained = Instant::now();
 
     let (response, answered) = wait::within("the held request", SOON, held).await???;
-    ensure!(answered <= drained, "the drain ended before the request that it had to wait for");
+    ensure!(
+        answered <= drained,
+        "the drain ended before the request that it had to wait for"
+    );
     let close = response.headers().get("connection").map(|value| value.as_bytes());
-    ensure!(close == Some(b"close"), "the drained listener did not close: {:?}", response.headers());
+    ensure!(
+        close == Some(b"close"),
+        "the drained listener did not close: {:?}",
+        response.headers()
+    );
     let kept = get(&internal, "/").await?;
-    ensure!(kept.headers().get("connection").is_none(), "a drain of `ingress` closed on `internal`");
+    ensure!(
+        kept.headers().get("connection").is_none(),
+        "a drain of `ingress` closed on `internal`"
+    );
 
     project.down().await?;
     let left = project.leftovers().await?;
@@ -78,9 +121,15 @@ async fn compose_project_drains_without_a_lost_request() -> Result<()> {
 
 /// Whether the control plane knows of a request in flight on the listener that is about to drain.
 async fn in_flight_on_ingress(project: &Project<'_>) -> Result<bool> {
-    let status = project.run(&["exec", "-T", "ebb", "ebb", "status", "-o", "json"], SOON).await?;
-    let status: serde_json::Value = serde_json::from_str(&status).with_context(|| format!("no JSON: {status}"))?;
-    let nodes = status.pointer("/nodes").and_then(|nodes| nodes.as_array()).context("no nodes")?;
+    let status = project
+        .run(&["exec", "-T", "ebb", "ebb", "status", "-o", "json"], SOON)
+        .await?;
+    let status: serde_json::Value =
+        serde_json::from_str(&status).with_context(|| format!("no JSON: {status}"))?;
+    let nodes = status
+        .pointer("/nodes")
+        .and_then(|nodes| nodes.as_array())
+        .context("no nodes")?;
     Ok(nodes
         .iter()
         .filter_map(|node| node.pointer("/listeners")?.as_array())
@@ -90,10 +139,14 @@ async fn in_flight_on_ingress(project: &Project<'_>) -> Result<bool> {
 
 /// One request on a connection of its own. Fails unless the answer is a whole 200.
 async fn get(address: &str, path: &str) -> Result<Response<Bytes>> {
-    let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("cannot connect to {address}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header("host", address).body(Empty::<Bytes>::new())?;
+    let request = Request::get(path)
+        .header("host", address)
+        .body(Empty::<Bytes>::new())?;
     let answer = async {
         let (parts, body) = sender.send_request(request).await?.into_parts();
         anyhow::Ok(Response::from_parts(parts, body.collect().await?.to_bytes()))
