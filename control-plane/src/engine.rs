@@ -48,8 +48,8 @@ pub enum Outgoing {
     Command(v1::FilterCommand),
     /// The end: another stream of the same VM took over.
     Replaced,
-    /// The end: the control plane is going away.
-    GoingAway,
+    /// The end: the control plane is going away. With the last command, which still holds.
+    GoingAway(v1::FilterCommand),
 }
 
 /// The control plane is shutting down, so there is no answer.
@@ -90,7 +90,10 @@ impl Engine {
     pub fn start(defaults: Policy, store: Store) -> anyhow::Result<Self> {
         let records = store.load()?;
         if !records.is_empty() {
-            tracing::info!(drains = records.len(), "resuming what an earlier control plane left");
+            tracing::info!(
+                drains = records.len(),
+                "resuming what an earlier control plane left"
+            );
         }
         let (requests, inbox) = mpsc::channel(QUEUE);
         let task = Task {
@@ -105,7 +108,10 @@ impl Engine {
             queries: HashMap::new(),
         };
         tokio::spawn(task.run(inbox));
-        Ok(Self { requests, streams: Arc::new(AtomicU64::new(1)) })
+        Ok(Self {
+            requests,
+            streams: Arc::new(AtomicU64::new(1)),
+        })
     }
 
     /// A filter's stream: its number, and the slot from which its commands come.
@@ -119,7 +125,13 @@ impl Engine {
     ) -> Result<(StreamId, watch::Receiver<Outgoing>), Gone> {
         let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
         let (commands, receiver) = watch::channel(Outgoing::Nothing);
-        self.send(Request::Attach { stream, hello, report, commands }).await?;
+        self.send(Request::Attach {
+            stream,
+            hello,
+            report,
+            commands,
+        })
+        .await?;
         Ok((stream, receiver))
     }
 
@@ -128,7 +140,8 @@ impl Engine {
     /// # Errors
     /// [`Gone`].
     pub async fn report(&self, stream: StreamId, report: v1::FilterReport) -> Result<(), Gone> {
-        self.send(Request::Happened(Event::Reported { stream, report })).await
+        self.send(Request::Happened(Event::Reported { stream, report }))
+            .await
     }
 
     /// A stream ended.
@@ -263,22 +276,55 @@ impl Task {
             }
         }
         for commands in self.streams.values() {
-            commands.send_replace(Outgoing::GoingAway);
+            commands.send_modify(|slot| {
+                let last = match std::mem::take(slot) {
+                    Outgoing::Command(command) => command,
+                    _ => v1::FilterCommand::default(),
+                };
+                *slot = Outgoing::GoingAway(v1::FilterCommand {
+                    going_away: true,
+                    ..last
+                });
+            });
         }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let query = self.queries.values().map(|query| query.until).min();
-        [self.core.next_deadline(), self.show_drains_at, self.show_nodes_at, query].into_iter().flatten().min()
+        [
+            self.core.next_deadline(),
+            self.show_drains_at,
+            self.show_nodes_at,
+            query,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn take(&mut self, request: Request, now: Now) {
         // Who asked and went away meanwhile needs no answer: the result of sending one is of no interest.
         match request {
-            Request::Attach { stream, hello, report, commands } => {
-                tracing::info!(node = hello.node_id, reporter = format!("{:016x}", hello.epoch), "filter attached");
+            Request::Attach {
+                stream,
+                hello,
+                report,
+                commands,
+            } => {
+                tracing::info!(
+                    node = hello.node_id,
+                    reporter = format!("{:016x}", hello.epoch),
+                    "filter attached"
+                );
                 self.streams.insert(stream, commands);
-                let effects = self.core.handle(Event::Attached { stream, hello, report }, now);
+                let effects = self.core.handle(
+                    Event::Attached {
+                        stream,
+                        hello,
+                        report,
+                    },
+                    now,
+                );
                 self.carry_out(effects, now);
             }
             Request::Happened(event) => {
@@ -312,7 +358,13 @@ impl Task {
             }
             Request::Nodes(reply) => {
                 let (ask, effects) = self.core.query(now);
-                self.queries.insert(ask, Query { reply, until: now.instant + ANSWER_WITHIN });
+                self.queries.insert(
+                    ask,
+                    Query {
+                        reply,
+                        until: now.instant + ANSWER_WITHIN,
+                    },
+                );
                 self.carry_out(effects, now);
             }
             Request::WatchNodes(reply) => {
@@ -326,7 +378,10 @@ impl Task {
 
     fn watch_drain(&mut self, id: String, now: Now) -> Option<watch::Receiver<v1::Drain>> {
         let view = self.core.drain(&id, now)?;
-        let sender = self.drains.entry(id).or_insert_with(|| watch::Sender::new(view.clone()));
+        let sender = self
+            .drains
+            .entry(id)
+            .or_insert_with(|| watch::Sender::new(view.clone()));
         let receiver = sender.subscribe();
         sender.send_replace(view);
         Some(receiver)
@@ -337,8 +392,12 @@ impl Task {
             let effects = self.core.handle(Event::Tick, now);
             self.carry_out(effects, now);
         }
-        let late: Vec<u64> =
-            self.queries.iter().filter(|(_, query)| query.until <= now.instant).map(|(ask, _)| *ask).collect();
+        let late: Vec<u64> = self
+            .queries
+            .iter()
+            .filter(|(_, query)| query.until <= now.instant)
+            .map(|(ask, _)| *ask)
+            .collect();
         for ask in late {
             self.answer(ask, now);
         }
@@ -395,10 +454,18 @@ impl Task {
     /// A drain that cannot be kept is still carried out: it is lost only if the control plane dies before its end.
     fn store(&self, record: &crate::core::record::Record) {
         if let Some(drain) = &record.drain {
-            tracing::info!(drain = drain.id, phase = drain.phase().as_str_name(), in_flight = drain.in_flight, "drain");
+            tracing::info!(
+                drain = drain.id,
+                phase = drain.phase().as_str_name(),
+                in_flight = drain.in_flight,
+                "drain"
+            );
         }
         if let Err(error) = self.store.put(record) {
-            tracing::error!(error = format!("{error:#}"), "cannot keep a drain; it goes on, but would not survive a restart");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "cannot keep a drain; it goes on, but would not survive a restart"
+            );
         }
     }
 

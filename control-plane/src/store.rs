@@ -52,7 +52,9 @@ impl Store {
             write.open_table(DRAINS).with_context(what)?;
         }
         write.commit().with_context(what)?;
-        Ok(Self { database: Some(database) })
+        Ok(Self {
+            database: Some(database),
+        })
     }
 
     /// Everything that is kept. A record that cannot be read is dropped from the file, with a warning: it must not
@@ -61,14 +63,18 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn load(&self) -> anyhow::Result<Vec<Record>> {
-        let Some(database) = &self.database else { return Ok(Vec::new()) };
+        let Some(database) = &self.database else {
+            return Ok(Vec::new());
+        };
         let read = database.begin_read()?;
         let mut records = Vec::new();
         for entry in read.open_table(DRAINS)?.iter()? {
             let (id, bytes) = entry?;
             match Record::decode(bytes.value()) {
                 Ok(record) => records.push(record),
-                Err(error) => tracing::warn!(drain = id.value(), %error, "a stored drain cannot be read; left out"),
+                Err(error) => {
+                    tracing::warn!(drain = id.value(), %error, "a stored drain cannot be read; left out")
+                }
             }
         }
         Ok(records)
@@ -101,7 +107,9 @@ impl Store {
         &self,
         change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Some(database) = &self.database else { return Ok(()) };
+        let Some(database) = &self.database else {
+            return Ok(());
+        };
         let write = database.begin_write()?;
         change(&mut write.open_table(DRAINS)?)?;
         write.commit()?;
@@ -116,7 +124,14 @@ mod tests {
     use super::*;
 
     fn record(id: &str) -> Record {
-        Record { drain: Some(v1::Drain { id: id.to_owned(), ..Default::default() }), sequence: 7, ..Default::default() }
+        Record {
+            drain: Some(v1::Drain {
+                id: id.to_owned(),
+                ..Default::default()
+            }),
+            sequence: 7,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -127,7 +142,10 @@ mod tests {
         store.put(&record("b")).unwrap();
         store.forget("a").unwrap();
         drop(store);
-        assert_eq!(Store::open(folder.path()).unwrap().load().unwrap(), vec![record("b")]);
+        assert_eq!(
+            Store::open(folder.path()).unwrap().load().unwrap(),
+            vec![record("b")]
+        );
     }
 
     #[test]
@@ -136,7 +154,11 @@ mod tests {
         drop(Store::open(folder.path()).unwrap());
         let database = Database::create(folder.path().join("ebb.redb")).unwrap();
         let write = database.begin_write().unwrap();
-        write.open_table(META).unwrap().insert("format", FORMAT + 1).unwrap();
+        write
+            .open_table(META)
+            .unwrap()
+            .insert("format", FORMAT + 1)
+            .unwrap();
         write.commit().unwrap();
         drop(database);
         let error = Store::open(folder.path()).unwrap_err().to_string();

@@ -1,33 +1,19 @@
-//! A real `ebb serve`, the command line against it, and a typed client.
+//! A real `ebb serve`.
 
 use std::{
     ffi::{OsStr, OsString},
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use ebb_proto::v1::{
-    CancelDrainRequest, Drain, GetDrainRequest, ListDrainsRequest, ListNodesRequest, Node, StartDrainRequest,
-    WatchDrainRequest, WatchDrainResponse, drain_service_client::DrainServiceClient,
-    fleet_service_client::FleetServiceClient,
-};
-use hyper_util::rt::TokioIo;
 use rustix::process::Signal;
-use serde_json::Value;
-use tokio::{
-    net::UnixStream,
-    process::{Child, Command},
-};
-use tonic::{
-    Status, Streaming,
-    transport::{Channel, Endpoint, Uri},
-};
 
 use crate::{
+    api::Client,
     bins,
-    process::{Process, Spec, spawn_bound_to_us},
+    cli::{self, CliOutput, RunningCli},
+    process::{Process, Spec, describe},
     wait,
 };
 
@@ -119,11 +105,7 @@ impl Ebb {
     pub async fn terminate(mut self) -> Result<EbbOptions> {
         self.process.signal(Signal::TERM)?;
         let status = self.process.exit(wait::PATIENCE).await?;
-        anyhow::ensure!(
-            status.success(),
-            "ebb ended with {} on SIGTERM",
-            crate::process::describe(status)
-        );
+        anyhow::ensure!(status.success(), "ebb ended with {} on SIGTERM", describe(status));
         Ok(self.options.clone())
     }
 
@@ -160,7 +142,7 @@ impl Ebb {
     /// # Errors
     /// When it cannot be started.
     pub fn cli_start(&self, args: &[&str]) -> Result<RunningCli> {
-        cli_start(&self.options.socket, args)
+        cli::start(&self.options.socket, args)
     }
 
     async fn wait_until_it_answers(&mut self) -> Result<()> {
@@ -179,180 +161,5 @@ impl Ebb {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-    }
-}
-
-/// A typed client of a control plane.
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// Starts, watches and ends drains.
-    pub drain_service: DrainServiceClient<Channel>,
-    /// Shows what is attached.
-    pub fleet_service: FleetServiceClient<Channel>,
-}
-
-impl Client {
-    /// Connects over a Unix socket.
-    ///
-    /// # Errors
-    /// When it cannot be reached.
-    pub async fn connect(socket: &Path) -> Result<Self> {
-        let path = socket.to_path_buf();
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
-        // The connector ignores the address, which only has to be well-formed.
-        let channel = Endpoint::from_static("http://localhost")
-            .connect_with_connector(connector)
-            .await
-            .with_context(|| format!("cannot connect to {}", socket.display()))?;
-        let fleet_service = FleetServiceClient::new(channel.clone());
-        Ok(Self {
-            drain_service: DrainServiceClient::new(channel),
-            fleet_service,
-        })
-    }
-
-    /// Starts a drain.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn start(&mut self, request: StartDrainRequest) -> Result<Drain, Status> {
-        let response = self.drain_service.start_drain(request).await?.into_inner();
-        response
-            .drain
-            .ok_or_else(|| Status::internal("StartDrain answered without a drain"))
-    }
-
-    /// A drain as it stands.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn drain(&mut self, id: &str) -> Result<Drain, Status> {
-        let response = self
-            .drain_service
-            .get_drain(GetDrainRequest { id: id.to_owned() })
-            .await?
-            .into_inner();
-        response
-            .drain
-            .ok_or_else(|| Status::internal("GetDrain answered without a drain"))
-    }
-
-    /// All drains, oldest first.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn drains(&mut self) -> Result<Vec<Drain>, Status> {
-        Ok(self
-            .drain_service
-            .list_drains(ListDrainsRequest {})
-            .await?
-            .into_inner()
-            .drains)
-    }
-
-    /// Cancels or releases a drain.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn cancel(&mut self, id: &str) -> Result<Drain, Status> {
-        let request = CancelDrainRequest { id: id.to_owned() };
-        let response = self.drain_service.cancel_drain(request).await?.into_inner();
-        response
-            .drain
-            .ok_or_else(|| Status::internal("CancelDrain answered without a drain"))
-    }
-
-    /// Follows a drain.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn watch(&mut self, id: &str) -> Result<Streaming<WatchDrainResponse>, Status> {
-        let request = WatchDrainRequest { id: id.to_owned() };
-        Ok(self.drain_service.watch_drain(request).await?.into_inner())
-    }
-
-    /// What is attached.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn nodes(&mut self) -> Result<Vec<Node>, Status> {
-        Ok(self
-            .fleet_service
-            .list_nodes(ListNodesRequest {})
-            .await?
-            .into_inner()
-            .nodes)
-    }
-}
-
-/// A command that runs.
-#[derive(Debug)]
-pub struct RunningCli {
-    command: String,
-    child: Child,
-}
-
-/// A command that has ended.
-#[derive(Debug)]
-pub struct CliOutput {
-    /// The exit code; none after a signal.
-    pub code: Option<i32>,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
-}
-
-/// Starts the command line against the control plane at `socket`.
-///
-/// # Errors
-/// When it cannot be started.
-pub fn cli_start(socket: &Path, args: &[&str]) -> Result<RunningCli> {
-    let mut command = Command::new(bins::ebb()?);
-    command
-        .args(args)
-        .env("EBB_ENDPOINT", format!("unix:{}", socket.display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = spawn_bound_to_us(&mut command).context("cannot start ebb")?;
-    Ok(RunningCli {
-        command: args.join(" "),
-        child,
-    })
-}
-
-impl RunningCli {
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// When it does not end within two minutes.
-    pub async fn output(self) -> Result<CliOutput> {
-        let what = format!("`ebb {}` ends", self.command);
-        let output = wait::within(what, Duration::from_secs(120), self.child.wait_with_output()).await??;
-        Ok(CliOutput {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    /// Its process id; none once it has been reaped.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-}
-
-impl CliOutput {
-    /// Standard output as one JSON object.
-    ///
-    /// # Errors
-    /// When it is something else; the message shows it and standard error.
-    pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.stdout).with_context(|| format!("standard output is no JSON: {self:?}"))
     }
 }

@@ -7,7 +7,8 @@ use ebb_proto::v1::{Node, ReporterState};
 use tempfile::TempDir;
 
 use crate::{
-    ebb::{Client, Ebb, EbbOptions},
+    api::Client,
+    ebb::{Ebb, EbbOptions},
     envoy::{Envoy, EnvoyOptions},
     upstream::Upstream,
     wait,

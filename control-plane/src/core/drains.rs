@@ -86,7 +86,11 @@ pub enum StartError {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 impl Drain {
@@ -102,7 +106,11 @@ impl Drain {
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
         let span = |wire: Option<prost_types::Duration>| wire.and_then(|span| Duration::try_from(span).ok());
         let closing_since = span(record.closing_after).map(|after| started + after);
-        let hold = if drain.holding { Hold::Holding } else { Hold::Released };
+        let hold = if drain.holding {
+            Hold::Holding
+        } else {
+            Hold::Released
+        };
         let outcome = match drain.phase() {
             v1::Phase::Drained => Some(Outcome::Drained),
             v1::Phase::TimedOut => Some(Outcome::TimedOut),
@@ -117,14 +125,28 @@ impl Drain {
             None => (Machine::resume(policy, started, closing_since), None),
             Some(outcome) => {
                 let at = started + span(drain.elapsed).unwrap_or_default();
-                (Machine::ended(policy, started, closing_since, outcome, at, hold), Some(drain.clone()))
+                (
+                    Machine::ended(policy, started, closing_since, outcome, at, hold),
+                    Some(drain.clone()),
+                )
             }
         };
         let renew_at = machine.closing_since().map(|_| now.instant);
         let (id, request_id, sequence) = (drain.id, drain.request_id, record.sequence);
         Some((
             sequence,
-            Self { id, request_id, sequence, scope, started_at, started, machine, tally, last, renew_at },
+            Self {
+                id,
+                request_id,
+                sequence,
+                scope,
+                started_at,
+                started,
+                machine,
+                tally,
+                last,
+                renew_at,
+            },
         ))
     }
 
@@ -147,14 +169,17 @@ impl Drain {
             None => self.scope.has(reporter),
             Some((_, Hold::Released)) => false,
             Some((_, Hold::Holding)) => {
-                self.scope.has(reporter) && (self.tally.has(epoch) || self.tally.has_process(reporter.process))
+                self.scope.has(reporter)
+                    && (self.tally.has(epoch) || self.tally.has_process(reporter.process))
             }
         }
     }
 
     /// What a filter in its scope has to do; nothing while it does not close.
     pub(super) fn directives(&self, now: Instant) -> Vec<v1::Directive> {
-        let Some(since) = self.machine.closing_since() else { return Vec::new() };
+        let Some(since) = self.machine.closing_since() else {
+            return Vec::new();
+        };
         let policy = self.machine.policy();
         let wire = |span: Duration| span.try_into().ok();
         let directive = |listener: String| v1::Directive {
@@ -172,7 +197,10 @@ impl Drain {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.machine.next_deadline(), self.renew_at].into_iter().flatten().min()
+        [self.machine.next_deadline(), self.renew_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -199,7 +227,11 @@ impl Core {
         let sequence = self.drains.last_key_value().map_or(1, |(last, _)| last + 1);
         let (machine, effects) = Machine::start(policy, now.instant);
         let mut tally = Tally::default();
-        for (epoch, reporter) in self.fleet.reporters().filter(|(_, reporter)| request.scope.has(reporter)) {
+        for (epoch, reporter) in self
+            .fleet
+            .reporters()
+            .filter(|(_, reporter)| request.scope.has(reporter))
+        {
             tally.update(epoch, reporter, &request.scope);
         }
         let id = request.id.clone();
@@ -228,9 +260,16 @@ impl Core {
         if self.fleet.nodes().next().is_none() {
             return Err(StartError::NobodyAttached);
         }
-        if let Some(name) = scope.nodes.iter().find(|name| !self.fleet.nodes().any(|(id, _)| **id == ***name)) {
+        if let Some(name) = scope
+            .nodes
+            .iter()
+            .find(|name| !self.fleet.nodes().any(|(id, _)| **id == ***name))
+        {
             let known = self.fleet.nodes().map(|(id, _)| id.to_string()).collect();
-            return Err(StartError::UnknownNode { name: name.clone(), known });
+            return Err(StartError::UnknownNode {
+                name: name.clone(),
+                known,
+            });
         }
         let mut known: Vec<String> = self
             .fleet
@@ -241,7 +280,10 @@ impl Core {
         known.sort();
         known.dedup();
         match scope.listeners.iter().find(|name| !known.contains(name)) {
-            Some(name) => Err(StartError::UnknownListener { name: name.clone(), known }),
+            Some(name) => Err(StartError::UnknownListener {
+                name: name.clone(),
+                known,
+            }),
             None => Ok(()),
         }
     }
@@ -260,7 +302,9 @@ impl Core {
 
     /// Shows a reporter, as it is now, to every drain that it concerns.
     pub(super) fn look_at(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
-        let Some(reporter) = self.fleet.get(epoch) else { return };
+        let Some(reporter) = self.fleet.get(epoch) else {
+            return;
+        };
         let mut concerned = Vec::new();
         let mut joined = false;
         for (sequence, drain) in &mut self.drains {
@@ -283,17 +327,24 @@ impl Core {
     }
 
     fn observe(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
-        let Some(drain) = self.drains.get(&sequence) else { return };
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
         if drain.machine.is_ended() {
             return;
         }
-        out.push(Effect::DrainChanged { id: drain.id.clone(), phase: false });
+        out.push(Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: false,
+        });
         let seen = machine::Event::Observed(drain.tally.observation());
         self.drive(sequence, seen, now, out);
     }
 
     fn drive(&mut self, sequence: u64, event: machine::Event, now: Now, out: &mut Vec<Effect>) {
-        let Some(drain) = self.drains.get_mut(&sequence) else { return };
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
         let effects = drain.machine.handle(event, now.instant);
         self.carry_out(sequence, effects, now, out);
     }
@@ -313,13 +364,18 @@ impl Core {
     fn publish(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
         self.generation += 1;
         self.ask += 1;
-        let Some(drain) = self.drains.get_mut(&sequence) else { return };
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
         let lease = drain.machine.policy().lease;
         drain.renew_at = drain.machine.closing_since().map(|_| now.instant + lease / 3);
         let members: Vec<Epoch> = drain.tally.members().collect();
         if !drain.machine.is_ended() {
             drain.tally.told(self.ask);
-            for (epoch, reporter) in members.iter().filter_map(|epoch| Some((*epoch, self.fleet.get(*epoch)?))) {
+            for (epoch, reporter) in members
+                .iter()
+                .filter_map(|epoch| Some((*epoch, self.fleet.get(*epoch)?)))
+            {
                 drain.tally.update(epoch, reporter, &drain.scope);
             }
         }
@@ -331,7 +387,9 @@ impl Core {
 
     fn confirm(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
         self.ask += 1;
-        let Some(drain) = self.drains.get_mut(&sequence) else { return };
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
         drain.tally.confirm(self.ask);
         for epoch in drain.tally.members().collect::<Vec<_>>() {
             self.send(epoch, now, out);
@@ -341,25 +399,44 @@ impl Core {
 
     /// Has a drain written down, and freezes how it looked when it ended.
     fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
-        let Some(drain) = self.drains.get(&sequence) else { return };
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
         let view = self.drain_view(drain, now.instant);
         out.push(Effect::Store(Box::new(drain.record(view.clone()))));
-        if let Some(drain) = self.drains.get_mut(&sequence).filter(|drain| drain.machine.is_ended()) {
+        if let Some(drain) = self
+            .drains
+            .get_mut(&sequence)
+            .filter(|drain| drain.machine.is_ended())
+        {
             drain.last = Some(view);
         }
     }
 
     fn changed(&self, sequence: u64, out: &mut Vec<Effect>) {
-        let Some(drain) = self.drains.get(&sequence) else { return };
-        out.push(Effect::DrainChanged { id: drain.id.clone(), phase: true });
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
+        out.push(Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: true,
+        });
         out.push(Effect::FleetChanged);
     }
 
     pub(super) fn tick_drains(&mut self, now: Now, out: &mut Vec<Effect>) {
         let due = |drain: &&Drain| drain.next_deadline().is_some_and(|at| at <= now.instant);
-        for sequence in self.drains.values().filter(due).map(|drain| drain.sequence).collect::<Vec<_>>() {
+        for sequence in self
+            .drains
+            .values()
+            .filter(due)
+            .map(|drain| drain.sequence)
+            .collect::<Vec<_>>()
+        {
             self.drive(sequence, machine::Event::Tick, now, out);
-            let Some(drain) = self.drains.get_mut(&sequence) else { continue };
+            let Some(drain) = self.drains.get_mut(&sequence) else {
+                continue;
+            };
             if drain.renew_at.is_some_and(|at| at <= now.instant) {
                 drain.renew_at = Some(now.instant + drain.machine.policy().lease / 3);
                 for epoch in drain.tally.members().collect::<Vec<_>>() {
@@ -372,7 +449,13 @@ impl Core {
     /// Releases ended drains that hold nobody.
     pub(super) fn release_the_empty(&mut self, now: Now, out: &mut Vec<Effect>) {
         let empty = |drain: &&Drain| drain.machine.is_ended() && drain.tally.members().next().is_none();
-        for sequence in self.drains.values().filter(empty).map(|drain| drain.sequence).collect::<Vec<_>>() {
+        for sequence in self
+            .drains
+            .values()
+            .filter(empty)
+            .map(|drain| drain.sequence)
+            .collect::<Vec<_>>()
+        {
             self.drive(sequence, machine::Event::NobodyLeft, now, out);
         }
     }
@@ -380,7 +463,12 @@ impl Core {
     /// Lets ended drains go of members that an earlier control plane knew and that never came back to this one.
     pub(super) fn release_the_gone(&mut self, now: Now, out: &mut Vec<Effect>) {
         for drain in self.drains.values_mut().filter(|drain| drain.machine.is_ended()) {
-            for epoch in drain.tally.members().filter(|epoch| self.fleet.get(*epoch).is_none()).collect::<Vec<_>>() {
+            for epoch in drain
+                .tally
+                .members()
+                .filter(|epoch| self.fleet.get(*epoch).is_none())
+                .collect::<Vec<_>>()
+            {
                 drain.tally.remove(epoch);
             }
         }
@@ -389,10 +477,14 @@ impl Core {
 
     fn forget_old(&mut self, out: &mut Vec<Effect>) {
         let released = |drain: &&Drain| matches!(drain.machine.outcome(), Some((_, Hold::Released)));
-        let old: Vec<u64> = self.drains.values().filter(released).map(|drain| drain.sequence).collect();
+        let old: Vec<u64> = self
+            .drains
+            .values()
+            .filter(released)
+            .map(|drain| drain.sequence)
+            .collect();
         for sequence in old.iter().take(old.len().saturating_sub(REMEMBERED)) {
             out.extend(self.drains.remove(sequence).map(|drain| Effect::Forget(drain.id)));
         }
     }
 }
-

@@ -90,7 +90,9 @@ impl Reporter {
     /// Why its word does not count; empty if it does.
     pub fn reason(&self, now: Instant) -> String {
         let ago = |since: Instant| {
-            humantime::format_duration(Duration::from_secs(now.saturating_duration_since(since).as_secs()))
+            humantime::format_duration(Duration::from_secs(
+                now.saturating_duration_since(since).as_secs(),
+            ))
         };
         match self.standing {
             Standing::Live(_) => String::new(),
@@ -100,7 +102,11 @@ impl Reporter {
     }
 
     fn silent_at(&self) -> Instant {
-        let interval = if self.awaited { self.awaited_interval } else { self.interval };
+        let interval = if self.awaited {
+            self.awaited_interval
+        } else {
+            self.interval
+        };
         self.last_report + interval * MISSED_REPORTS
     }
 }
@@ -196,7 +202,9 @@ impl Fleet {
 
     /// Whether a drain waits for this reporter: it then has to speak at its shorter interval.
     pub fn set_awaited(&mut self, epoch: Epoch, awaited: bool, now: Instant) {
-        let Some(reporter) = self.reporters.get_mut(&epoch) else { return };
+        let Some(reporter) = self.reporters.get_mut(&epoch) else {
+            return;
+        };
         if reporter.awaited == awaited {
             return;
         }
@@ -205,7 +213,11 @@ impl Fleet {
             return;
         }
         // It learns of the shorter interval only now, so its silence counts from now on.
-        let at = if awaited { now + reporter.awaited_interval * MISSED_REPORTS } else { reporter.silent_at() };
+        let at = if awaited {
+            now + reporter.awaited_interval * MISSED_REPORTS
+        } else {
+            reporter.silent_at()
+        };
         Self::arm(&mut self.due, epoch, reporter, at);
     }
 
@@ -220,8 +232,12 @@ impl Fleet {
         let mut silent = Vec::new();
         while let Some((at, epoch)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, epoch));
-            let Some(reporter) = self.reporters.get_mut(&epoch) else { continue };
-            let Standing::Live(stream) = reporter.standing else { continue };
+            let Some(reporter) = self.reporters.get_mut(&epoch) else {
+                continue;
+            };
+            let Standing::Live(stream) = reporter.standing else {
+                continue;
+            };
             let silent_at = reporter.silent_at();
             if silent_at > now {
                 Self::arm(&mut self.due, epoch, reporter, silent_at);
@@ -239,7 +255,11 @@ impl Fleet {
             Some(node) => self.nodes.get(node).into_iter().collect(),
             None => self.nodes.values().collect(),
         };
-        let gone: Vec<Epoch> = nodes.into_iter().flat_map(|node| self.gone(node, now)).filter(|e| !keep(*e)).collect();
+        let gone: Vec<Epoch> = nodes
+            .into_iter()
+            .flat_map(|node| self.gone(node, now))
+            .filter(|e| !keep(*e))
+            .collect();
         for epoch in &gone {
             self.remove(*epoch);
         }
@@ -248,9 +268,15 @@ impl Fleet {
 
     /// Reporters of a process that has no stream left, once another has taken its place or its time is over.
     fn gone(&self, node: &Node, now: Instant) -> Vec<Epoch> {
-        let reporters = || node.reporters.iter().filter_map(|epoch| Some((*epoch, self.reporters.get(epoch)?)));
-        let attached: BTreeSet<u64> =
-            reporters().filter(|(_, r)| r.stream().is_some()).map(|(_, r)| r.process).collect();
+        let reporters = || {
+            node.reporters
+                .iter()
+                .filter_map(|epoch| Some((*epoch, self.reporters.get(epoch)?)))
+        };
+        let attached: BTreeSet<u64> = reporters()
+            .filter(|(_, r)| r.stream().is_some())
+            .map(|(_, r)| r.process)
+            .collect();
         reporters()
             .filter(|(_, reporter)| match reporter.standing {
                 Standing::Detached(since) if !attached.contains(&reporter.process) => {

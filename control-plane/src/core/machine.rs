@@ -51,9 +51,18 @@ pub enum Hold {
 enum State {
     Announced,
     Draining,
-    Quiet { since: Instant, arrivals: u64 },
-    Confirming { arrivals: u64 },
-    Ended { outcome: Outcome, at: Instant, hold: Hold },
+    Quiet {
+        since: Instant,
+        arrivals: u64,
+    },
+    Confirming {
+        arrivals: u64,
+    },
+    Ended {
+        outcome: Outcome,
+        at: Instant,
+        hold: Hold,
+    },
 }
 
 /// What is known of the traffic in the scope of a drain.
@@ -107,7 +116,12 @@ pub struct Machine {
 impl Machine {
     /// A drain that starts now, and the first thing it wants done.
     pub fn start(policy: Policy, now: Instant) -> (Self, Vec<Effect>) {
-        let mut machine = Self { policy, started: now, closing_since: None, state: State::Announced };
+        let mut machine = Self {
+            policy,
+            started: now,
+            closing_since: None,
+            state: State::Announced,
+        };
         let mut effects = machine.handle(Event::Tick, now);
         if effects.is_empty() {
             effects.extend([Effect::Keep, Effect::Changed]);
@@ -118,8 +132,17 @@ impl Machine {
     /// A drain that an earlier control plane started at `started` and had not ended. It is judged anew from what the
     /// reporters say now; its deadline stays where it was.
     pub fn resume(policy: Policy, started: Instant, closing_since: Option<Instant>) -> Self {
-        let state = if closing_since.is_some() { State::Draining } else { State::Announced };
-        Self { policy, started, closing_since, state }
+        let state = if closing_since.is_some() {
+            State::Draining
+        } else {
+            State::Announced
+        };
+        Self {
+            policy,
+            started,
+            closing_since,
+            state,
+        }
     }
 
     /// A drain that has ended before.
@@ -131,7 +154,12 @@ impl Machine {
         at: Instant,
         hold: Hold,
     ) -> Self {
-        Self { policy, started, closing_since, state: State::Ended { outcome, at, hold } }
+        Self {
+            policy,
+            started,
+            closing_since,
+            state: State::Ended { outcome, at, hold },
+        }
     }
 
     /// Takes one event. The deadline is looked at first, whatever the event.
@@ -140,9 +168,27 @@ impl Machine {
             return self.end(Outcome::TimedOut, now);
         }
         match (event, self.state) {
-            (Event::Cancel, State::Ended { outcome, at, hold: Hold::Holding })
-            | (Event::NobodyLeft, State::Ended { outcome, at, hold: Hold::Holding }) => {
-                self.state = State::Ended { outcome, at, hold: Hold::Released };
+            (
+                Event::Cancel,
+                State::Ended {
+                    outcome,
+                    at,
+                    hold: Hold::Holding,
+                },
+            )
+            | (
+                Event::NobodyLeft,
+                State::Ended {
+                    outcome,
+                    at,
+                    hold: Hold::Holding,
+                },
+            ) => {
+                self.state = State::Ended {
+                    outcome,
+                    at,
+                    hold: Hold::Released,
+                };
                 vec![Effect::Keep, Effect::Publish, Effect::Changed]
             }
             (Event::Cancel, State::Ended { .. }) | (Event::NobodyLeft, _) => Vec::new(),
@@ -171,7 +217,10 @@ impl Machine {
     }
 
     fn quiet(&mut self, seen: Observation, now: Instant, mut effects: Vec<Effect>) -> Vec<Effect> {
-        self.state = State::Quiet { since: now, arrivals: seen.arrivals };
+        self.state = State::Quiet {
+            since: now,
+            arrivals: seen.arrivals,
+        };
         effects.extend(self.tick(self.state, now));
         effects
     }
@@ -200,7 +249,11 @@ impl Machine {
         if hold == Hold::Holding {
             self.closing_since.get_or_insert(now);
         }
-        self.state = State::Ended { outcome, at: now, hold };
+        self.state = State::Ended {
+            outcome,
+            at: now,
+            hold,
+        };
         vec![Effect::Keep, Effect::Publish, Effect::Changed]
     }
 
@@ -227,7 +280,9 @@ impl Machine {
     /// Since when its listeners close, if they do.
     pub fn closing_since(&self) -> Option<Instant> {
         match self.state {
-            State::Ended { hold: Hold::Released, .. } => None,
+            State::Ended {
+                hold: Hold::Released, ..
+            } => None,
             _ => self.closing_since,
         }
     }
@@ -247,7 +302,11 @@ impl Machine {
 
     /// From its start until now, or until its end.
     pub fn elapsed(&self, now: Instant) -> Duration {
-        let until = if let State::Ended { at, .. } = self.state { at } else { now };
+        let until = if let State::Ended { at, .. } = self.state {
+            at
+        } else {
+            now
+        };
         until.saturating_duration_since(self.started)
     }
 
@@ -257,9 +316,18 @@ impl Machine {
             State::Announced => v1::Phase::Announced,
             State::Draining => v1::Phase::Draining,
             State::Quiet { .. } | State::Confirming { .. } => v1::Phase::Quiet,
-            State::Ended { outcome: Outcome::Drained, .. } => v1::Phase::Drained,
-            State::Ended { outcome: Outcome::TimedOut, .. } => v1::Phase::TimedOut,
-            State::Ended { outcome: Outcome::Cancelled, .. } => v1::Phase::Cancelled,
+            State::Ended {
+                outcome: Outcome::Drained,
+                ..
+            } => v1::Phase::Drained,
+            State::Ended {
+                outcome: Outcome::TimedOut,
+                ..
+            } => v1::Phase::TimedOut,
+            State::Ended {
+                outcome: Outcome::Cancelled,
+                ..
+            } => v1::Phase::Cancelled,
         }
     }
 }

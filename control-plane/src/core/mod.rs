@@ -45,7 +45,10 @@ pub struct Now {
 impl Now {
     /// The time now.
     pub fn read() -> Self {
-        Self { instant: Instant::now(), wall: SystemTime::now() }
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
     }
 }
 
@@ -126,11 +129,18 @@ pub struct Core {
 impl Core {
     /// A control plane that has heard of nobody, with the drains that an earlier one left.
     pub fn new(defaults: Policy, records: Vec<Record>, now: Now) -> Self {
-        let millis = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let millis = now
+            .wall
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
         Self {
             defaults,
             fleet: Fleet::default(),
-            drains: records.into_iter().filter_map(|record| Drain::resume(record, now)).collect(),
+            drains: records
+                .into_iter()
+                .filter_map(|record| Drain::resume(record, now))
+                .collect(),
             // Greater than any that an earlier control plane got to by counting.
             generation: u64::try_from(millis).unwrap_or_default(),
             ask: 0,
@@ -143,7 +153,11 @@ impl Core {
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
         let mut out = Vec::new();
         match event {
-            Event::Attached { stream, hello, report } => {
+            Event::Attached {
+                stream,
+                hello,
+                report,
+            } => {
                 let attached = self.fleet.attach(stream, &hello, now.instant);
                 out.extend(attached.replaced.map(Effect::End));
                 self.fleet.report(stream, report, now.instant);
@@ -154,7 +168,11 @@ impl Core {
                 out.push(Effect::FleetChanged);
             }
             Event::Reported { stream, report } => {
-                let before = self.fleet.epoch(stream).and_then(|epoch| self.fleet.get(epoch)).map(|r| r.answered);
+                let before = self
+                    .fleet
+                    .epoch(stream)
+                    .and_then(|epoch| self.fleet.get(epoch))
+                    .map(|r| r.answered);
                 if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
                     let answered = self.fleet.get(epoch).map(|reporter| reporter.answered);
                     self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
@@ -163,7 +181,11 @@ impl Core {
                 }
             }
             Event::Detached { stream } => {
-                let live = self.fleet.epoch(stream).and_then(|epoch| self.fleet.get(epoch)).is_some_and(|r| r.is_live());
+                let live = self
+                    .fleet
+                    .epoch(stream)
+                    .and_then(|epoch| self.fleet.get(epoch))
+                    .is_some_and(|r| r.is_live());
                 if let Some(epoch) = self.fleet.detach(stream, now.instant) {
                     self.prune_at.get_or_insert(now.instant + FORGET_AFTER);
                     self.became_unknown(epoch, live, now, &mut out);
@@ -185,7 +207,11 @@ impl Core {
             self.prune_at = None;
             self.prune(None, now, out);
             self.release_the_gone(now, out);
-            if self.fleet.reporters().any(|(_, reporter)| reporter.stream().is_none()) {
+            if self
+                .fleet
+                .reporters()
+                .any(|(_, reporter)| reporter.stream().is_none())
+            {
                 self.prune_at = Some(now.instant + FORGET_AFTER);
             }
         }
@@ -203,7 +229,11 @@ impl Core {
     /// Forgets who is gone, but for those that a running drain counts on.
     fn prune(&mut self, node: Option<&str>, now: Now, out: &mut Vec<Effect>) {
         let drains = &self.drains;
-        let counted = |epoch| drains.values().any(|drain| !drain.machine.is_ended() && drain.tally.has(epoch));
+        let counted = |epoch| {
+            drains
+                .values()
+                .any(|drain| !drain.machine.is_ended() && drain.tally.has(epoch))
+        };
         let gone = self.fleet.prune(node, now.instant, counted);
         if gone.is_empty() {
             return;
@@ -220,13 +250,21 @@ impl Core {
     /// When [`Event::Tick`] is due next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let drains = self.drains.values().filter_map(Drain::next_deadline).min();
-        [self.fleet.next_deadline(), drains, self.prune_at].into_iter().flatten().min()
+        [self.fleet.next_deadline(), drains, self.prune_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Asks everybody live for its counts. [`Effect::Answered`] follows, here or later.
     pub fn query(&mut self, now: Now) -> (u64, Vec<Effect>) {
         self.ask += 1;
-        let live: Vec<Epoch> = self.fleet.reporters().filter(|(_, r)| r.is_live()).map(|(epoch, _)| epoch).collect();
+        let live: Vec<Epoch> = self
+            .fleet
+            .reporters()
+            .filter(|(_, r)| r.is_live())
+            .map(|(epoch, _)| epoch)
+            .collect();
         let mut out = Vec::new();
         if live.is_empty() {
             out.push(Effect::Answered(self.ask));
@@ -259,15 +297,25 @@ impl Core {
     fn send(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         let (ask, generation) = (self.ask, self.generation);
         let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
-        let directives: Vec<_> = drains.clone().flat_map(|drain| drain.directives(now.instant)).collect();
+        let directives: Vec<_> = drains
+            .clone()
+            .flat_map(|drain| drain.directives(now.instant))
+            .collect();
         let awaited = drains.clone().any(|drain| !drain.machine.is_ended());
         self.fleet.set_awaited(epoch, awaited, now.instant);
-        let Some(reporter) = self.fleet.get_mut(epoch) else { return };
+        let Some(reporter) = self.fleet.get_mut(epoch) else {
+            return;
+        };
         let Some(stream) = reporter.stream() else { return };
         reporter.asked = ask;
         out.push(Effect::Send {
             stream,
-            command: v1::FilterCommand { generation, directives, ask, going_away: false },
+            command: v1::FilterCommand {
+                generation,
+                directives,
+                ask,
+                going_away: false,
+            },
         });
     }
 }

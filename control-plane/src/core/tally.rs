@@ -38,7 +38,10 @@ impl Scope {
         self.has_node(&reporter.node)
             && (self.listeners.is_empty()
                 || reporter.listeners.is_empty()
-                || reporter.listeners.iter().any(|listener| self.has_listener(&listener.name)))
+                || reporter
+                    .listeners
+                    .iter()
+                    .any(|listener| self.has_listener(&listener.name)))
     }
 }
 
@@ -64,11 +67,18 @@ struct Member {
 
 impl Member {
     fn in_flight(&self) -> u64 {
-        if self.known { self.listeners.values().map(|count| count.in_flight).sum() } else { 0 }
+        if self.known {
+            self.listeners.values().map(|count| count.in_flight).sum()
+        } else {
+            0
+        }
     }
 
     fn arrivals(&self) -> u64 {
-        self.listeners.values().map(|count| count.started.wrapping_sub(count.base)).fold(0, u64::wrapping_add)
+        self.listeners
+            .values()
+            .map(|count| count.started.wrapping_sub(count.base))
+            .fold(0, u64::wrapping_add)
     }
 }
 
@@ -111,7 +121,11 @@ impl Tally {
         member.known = reporter.is_live() && reporter.answered >= self.told;
         member.confirmed = member.known && reporter.answered >= self.confirm;
         if member.known {
-            for said in reporter.listeners.iter().filter(|said| scope.has_listener(&said.name)) {
+            for said in reporter
+                .listeners
+                .iter()
+                .filter(|said| scope.has_listener(&said.name))
+            {
                 let first = Count {
                     base: said.started.saturating_sub(said.in_flight),
                     marked_base: said.marked,
@@ -133,7 +147,16 @@ impl Tally {
     /// A reporter that an earlier control plane knew: unknown until it comes back.
     pub fn expect(&mut self, epoch: Epoch, node: &str, process: u64) {
         let listeners = BTreeMap::new();
-        self.put(epoch, Member { node: node.into(), process, known: false, confirmed: false, listeners });
+        self.put(
+            epoch,
+            Member {
+                node: node.into(),
+                process,
+                known: false,
+                confirmed: false,
+                listeners,
+            },
+        );
     }
 
     /// A reporter was forgotten.
@@ -146,7 +169,10 @@ impl Tally {
         self.sums.in_flight = self.sums.in_flight.saturating_sub(member.in_flight());
         self.sums.arrivals = self.sums.arrivals.wrapping_sub(member.arrivals());
         self.sums.unknown = self.sums.unknown.saturating_sub(usize::from(!member.known));
-        self.sums.unconfirmed = self.sums.unconfirmed.saturating_sub(usize::from(!member.confirmed));
+        self.sums.unconfirmed = self
+            .sums
+            .unconfirmed
+            .saturating_sub(usize::from(!member.confirmed));
         Some(member)
     }
 
@@ -205,11 +231,13 @@ impl Tally {
         let mut sums: BTreeMap<(&str, &str), v1::DrainListener> = BTreeMap::new();
         for member in self.members.values() {
             for (name, count) in &member.listeners {
-                let sum = sums.entry((&member.node, name)).or_insert_with(|| v1::DrainListener {
-                    node: member.node.to_string(),
-                    name: name.clone(),
-                    ..Default::default()
-                });
+                let sum = sums
+                    .entry((&member.node, name))
+                    .or_insert_with(|| v1::DrainListener {
+                        node: member.node.to_string(),
+                        name: name.clone(),
+                        ..Default::default()
+                    });
                 sum.in_flight += if member.known { count.in_flight } else { 0 };
                 sum.requests_during_drain += count.started.saturating_sub(count.base);
                 sum.marked_during_drain += count.marked.saturating_sub(count.marked_base);

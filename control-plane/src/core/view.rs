@@ -13,7 +13,10 @@ impl From<v1::Scope> for Scope {
             names.dedup();
             names
         };
-        Self { nodes: tidy(wire.nodes), listeners: tidy(wire.listeners) }
+        Self {
+            nodes: tidy(wire.nodes),
+            listeners: tidy(wire.listeners),
+        }
     }
 }
 
@@ -25,23 +28,33 @@ impl Core {
 
     /// All drains, oldest first.
     pub fn drains(&self, now: Now) -> Vec<v1::Drain> {
-        self.drains.values().map(|drain| self.drain_view(drain, now.instant)).collect()
+        self.drains
+            .values()
+            .map(|drain| self.drain_view(drain, now.instant))
+            .collect()
     }
 
     pub(super) fn drain_view(&self, drain: &Drain, now: Instant) -> v1::Drain {
         let holding = drain.machine.closing_since().is_some();
         if let Some(last) = &drain.last {
-            return v1::Drain { holding, ..last.clone() };
+            return v1::Drain {
+                holding,
+                ..last.clone()
+            };
         }
-        let unknown_reporters = drain.tally.unknown().into_iter().map(|(epoch, node)| v1::UnknownReporter {
-            node: node.to_string(),
-            reporter: epoch.to_string(),
-            reason: match self.fleet.get(epoch) {
-                None => "has not come back since the control plane restarted".to_owned(),
-                Some(reporter) if reporter.is_live() => "has not answered yet".to_owned(),
-                Some(reporter) => reporter.reason(now),
-            },
-        });
+        let unknown_reporters = drain
+            .tally
+            .unknown()
+            .into_iter()
+            .map(|(epoch, node)| v1::UnknownReporter {
+                node: node.to_string(),
+                reporter: epoch.to_string(),
+                reason: match self.fleet.get(epoch) {
+                    None => "has not come back since the control plane restarted".to_owned(),
+                    Some(reporter) if reporter.is_live() => "has not answered yet".to_owned(),
+                    Some(reporter) => reporter.reason(now),
+                },
+            });
         v1::Drain {
             id: drain.id.clone(),
             request_id: drain.request_id.clone(),
@@ -63,9 +76,15 @@ impl Core {
     /// All nodes, sorted by id. With `asked`, a reporter that has not answered that ask is unknown.
     pub fn nodes(&self, asked: Option<u64>, now: Now) -> Vec<v1::Node> {
         let nodes = self.fleet.nodes().map(|(id, node)| {
-            let mut view = v1::Node { id: id.to_string(), cluster: node.cluster.clone(), ..Default::default() };
+            let mut view = v1::Node {
+                id: id.to_string(),
+                cluster: node.cluster.clone(),
+                ..Default::default()
+            };
             for epoch in &node.reporters {
-                let Some(reporter) = self.fleet.get(*epoch) else { continue };
+                let Some(reporter) = self.fleet.get(*epoch) else {
+                    continue;
+                };
                 let reason = unknown(reporter, asked, now.instant);
                 if reason.is_empty() {
                     add_counts(&mut view.listeners, reporter);
@@ -80,7 +99,11 @@ impl Core {
                         false => v1::ReporterState::Unknown,
                     }
                     .into(),
-                    last_report_age: now.instant.saturating_duration_since(reporter.last_report).try_into().ok(),
+                    last_report_age: now
+                        .instant
+                        .saturating_duration_since(reporter.last_report)
+                        .try_into()
+                        .ok(),
                     version: reporter.version.clone(),
                     reason,
                 });
@@ -102,13 +125,18 @@ impl Core {
                 && match drain.machine.outcome() {
                     None => true,
                     Some((_, Hold::Released)) => false,
-                    Some((_, Hold::Holding)) => drain
-                        .tally
-                        .members()
-                        .any(|epoch| self.fleet.get(epoch).is_some_and(|reporter| *reporter.node == *node)),
+                    Some((_, Hold::Holding)) => drain.tally.members().any(|epoch| {
+                        self.fleet
+                            .get(epoch)
+                            .is_some_and(|reporter| *reporter.node == *node)
+                    }),
                 }
         };
-        self.drains.values().rev().find(holds).map_or(v1::Phase::Unspecified, |drain| drain.machine.phase())
+        self.drains
+            .values()
+            .rev()
+            .find(holds)
+            .map_or(v1::Phase::Unspecified, |drain| drain.machine.phase())
     }
 }
 
@@ -117,17 +145,26 @@ fn unknown(reporter: &Reporter, asked: Option<u64>, now: Instant) -> String {
         Some(ask) if reporter.is_live() && reporter.answered < ask => {
             let age = now.saturating_duration_since(reporter.last_report);
             let age = Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-            format!("did not answer; last heard of {} ago", humantime::format_duration(age))
+            format!(
+                "did not answer; last heard of {} ago",
+                humantime::format_duration(age)
+            )
         }
         _ => reporter.reason(now),
     }
 }
 
 fn listener<'a>(listeners: &'a mut Vec<v1::Listener>, name: &str) -> Option<&'a mut v1::Listener> {
-    let at = listeners.iter().position(|listener| listener.name == name).unwrap_or_else(|| {
-        listeners.push(v1::Listener { name: name.to_owned(), ..Default::default() });
-        listeners.len() - 1
-    });
+    let at = listeners
+        .iter()
+        .position(|listener| listener.name == name)
+        .unwrap_or_else(|| {
+            listeners.push(v1::Listener {
+                name: name.to_owned(),
+                ..Default::default()
+            });
+            listeners.len() - 1
+        });
     listeners.get_mut(at)
 }
 
