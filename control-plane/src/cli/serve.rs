@@ -71,7 +71,9 @@ pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
     serve.log.start()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(crate::serve::run(serve.options)).map_err(|error| Failure::Error(format!("{error:#}")))?;
+    runtime
+        .block_on(crate::serve::run(serve.options))
+        .map_err(|error| Failure::Error(format!("{error:#}")))?;
     Ok(Exit::Success)
 }
 

@@ -124,7 +124,7 @@ impl Machine {
         };
         let mut effects = machine.handle(Event::Tick, now);
         if effects.is_empty() {
-            effects.extend([Effect::Keep, Effect::Changed]);
+            effects.extend([Effect::Keep, Effect::Publish, Effect::Changed]);
         }
         (machine, effects)
     }

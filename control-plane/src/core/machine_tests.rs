@@ -48,7 +48,7 @@ fn an_announcement_delays_the_closing_and_the_judging() {
     let start = Instant::now();
     let announce = Duration::from_secs(1);
     let (mut machine, effects) = Machine::start(Policy { announce, ..policy() }, start);
-    assert_eq!(effects, [Effect::Keep, Effect::Changed]);
+    assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
     assert_eq!(machine.closing_since(), None);
     assert_eq!(machine.next_deadline(), Some(start + announce));
     assert_eq!(machine.handle(seen(0, 0), start + announce / 2), []);

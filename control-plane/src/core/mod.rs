@@ -297,11 +297,9 @@ impl Core {
     fn send(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         let (ask, generation) = (self.ask, self.generation);
         let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
-        let directives: Vec<_> = drains
-            .clone()
-            .flat_map(|drain| drain.directives(now.instant))
-            .collect();
-        let awaited = drains.clone().any(|drain| !drain.machine.is_ended());
+        let directives: Vec<_> = drains.flat_map(|drain| drain.directives(now.instant)).collect();
+        // Just what the filter goes by: it must not be held silent for what it was never told.
+        let awaited = directives.iter().any(|directive| directive.awaited);
         self.fleet.set_awaited(epoch, awaited, now.instant);
         let Some(reporter) = self.fleet.get_mut(epoch) else {
             return;

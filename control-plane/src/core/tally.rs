@@ -94,8 +94,15 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// From here on a member is known only when it has answered `ask`.
+    /// From here on a member is known only when it has answered `ask`. The first time, what was counted before the
+    /// drain is dropped: its numbers begin with the first answer.
     pub fn told(&mut self, ask: u64) {
+        if self.told == 0 {
+            for member in self.members.values_mut() {
+                member.listeners.clear();
+            }
+            (self.sums.in_flight, self.sums.arrivals) = (0, 0);
+        }
         self.told = ask;
         self.confirm = ask;
     }
