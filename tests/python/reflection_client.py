@@ -12,6 +12,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 TIMEOUT = 20  # seconds, per call
+# Of a Unix socket gRPC makes an authority that is no valid one in HTTP/2 (its path, escaped).
+OPTIONS = [("grpc.default_authority", "localhost")]
 
 
 class Service:
@@ -40,7 +42,7 @@ def enum_name(message, field):
 
 
 def main(target, listener):
-    with grpc.insecure_channel(target) as channel:
+    with grpc.insecure_channel(target, OPTIONS) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         pool = DescriptorPool(database)
         drains = Service(channel, pool, "ebb.v1.DrainService")

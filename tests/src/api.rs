@@ -155,6 +155,19 @@ impl Client {
         .await
     }
 
+    /// Waits until a drain counts `in_flight` requests.
+    ///
+    /// # Errors
+    /// When it does not within [`wait::PATIENCE`].
+    pub async fn wait_for_in_flight(&mut self, id: &str, in_flight: u64) -> Result<Drain> {
+        let what = format!("drain {id} counts {in_flight} requests in flight");
+        wait::eventually(what, wait::PATIENCE, || {
+            let mut client = self.clone();
+            async move { Ok(Some(client.drain(id).await?).filter(|drain| drain.in_flight == in_flight)) }
+        })
+        .await
+    }
+
     /// What is attached.
     ///
     /// # Errors

@@ -30,11 +30,10 @@ fn hold(held: &mut Held, address: std::net::SocketAddr) {
 
 /// Whether every worker of a listener has a connection, by Envoy's own count.
 async fn every_worker_has_traffic(world: &World) -> Result<bool> {
-    let listener = format!("listener.{}", world.ingress()?.to_string().replace(':', "_"));
     for worker in 0..WORKERS {
         let active = world
             .envoy
-            .stat(&format!("{listener}.worker_{worker}.downstream_cx_active"))
+            .stat(&format!("listener.ingress.worker_{worker}.downstream_cx_active"))
             .await?;
         if active.unwrap_or(0) == 0 {
             return Ok(false);

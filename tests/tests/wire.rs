@@ -142,10 +142,8 @@ async fn http1_request_in_flight_at_the_start_completes_and_closes(version: Envo
     });
     world.upstream.wait_held(1).await?;
     let drain = client.start(drain_of(&["ingress"])).await?;
-    let waiting = client
-        .wait_for_phase(&drain.id, Phase::Draining, wait::PATIENCE)
-        .await?;
-    assert_eq!(waiting.in_flight, 1);
+    let waiting = client.wait_for_in_flight(&drain.id, 1).await?;
+    assert_eq!(waiting.phase(), Phase::Draining);
     world.upstream.release_all();
     let (response, closed) = held.await?;
     let response = response?;
