@@ -125,7 +125,8 @@ impl Report {
             let code = drain
                 .code
                 .map_or("a signal".to_owned(), |code| format!("exit code {code}"));
-            let (outcome, stderr) = (&drain.outcome, drain.stderr.trim());
+            let stderr = drain.stderr.lines().last().unwrap_or_default();
+            let outcome = &drain.outcome;
             faults.push(format!(
                 "`ebb drain` ended with {code}, outcome {outcome}: {stderr}"
             ));
@@ -167,11 +168,10 @@ impl Report {
 
     fn drain_lines(&self) -> Vec<String> {
         let drain = &self.drain;
+        let (outcome, took, requests) = (&drain.outcome, seconds(drain.took), number(drain.requests));
         let mut lines = vec![format!(
-            "ingress   {} after {}: {} requests were in flight meanwhile, and all ran to their end",
-            drain.outcome,
-            seconds(drain.took),
-            number(drain.requests)
+            "ingress   {outcome} after {took}: {requests} requests were in flight meanwhile, {} failed",
+            self.ingress.sum(Tally::failed)
         )];
         if let Ok(drained) = &drain.drained {
             lines.extend(self.timing_lines(drained));
