@@ -1,1 +1,4 @@
 //! Ebb.
+
+pub mod address;
+pub mod config;

@@ -1,0 +1,260 @@
+//! The configuration file of `ebb run` and `ebb serve`: TOML, read once, validated as a whole.
+//!
+//! Every error names file, line, key and value, and all of them are reported at once. Every key is optional unless its
+//! comment says otherwise; unset and an explicit 0 are different things, and the comment of each key says what 0 means.
+//! What unset means is a number in [`defaults`].
+
+mod budget;
+pub mod defaults;
+mod error;
+mod graph;
+mod process;
+mod reader;
+mod values;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::Spanned;
+
+use crate::address::Address;
+pub use error::{ConfigError, Problem};
+use process::duration;
+pub use process::{Check, Command, DrainTarget, Origin, Process, Ready, Restart, Stop};
+use reader::{Document, Section};
+use values::Text;
+pub use values::{AttachTo, HttpTarget, Identity};
+
+/// Everything in the file.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[control_plane]`.
+    pub control_plane: ControlPlane,
+    /// `[drain]`.
+    pub drain: DrainPolicy,
+    /// `[shutdown]`.
+    pub shutdown: Shutdown,
+    /// `[[process]]`, in the order of the file. May be empty: `ebb serve` needs none.
+    pub processes: Vec<Process>,
+}
+
+/// `[control_plane]`: where it listens and what it keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlPlane {
+    /// gRPC endpoints. Empty (the key is unset): the default of the command line.
+    pub listen: Vec<Address>,
+    /// The durable store.
+    pub state: State,
+    /// HTTP `/ready` and `/live`. Unset: none.
+    pub health: Option<Address>,
+}
+
+/// Where started drains are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// The key is unset: the default directory of the command line.
+    #[default]
+    Default,
+    /// `""`: in memory only.
+    Memory,
+    /// In this directory.
+    Directory(PathBuf),
+}
+
+/// `[drain]`: what a drain that does not say otherwise does. `None` is an unset key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainPolicy {
+    /// How long a node goes on accepting after its health turned bad. Unset and 0: close at once.
+    pub announce: Option<Duration>,
+    /// How long nothing may be in flight and nothing arrive. Unset: 200 ms. 0: the first confirmed zero is enough.
+    pub quiet_period: Option<Duration>,
+    /// Hard deadline, the announcement included. Unset: 30 s, in a shutdown at most what the grace period leaves.
+    /// 0: do not wait.
+    pub timeout: Option<Duration>,
+    /// Time over which the share of closing responses grows from 0 to 1. Unset and 0: every response at once.
+    pub ramp: Option<Duration>,
+    /// How long a filter goes on closing without hearing from the control plane. Unset: 60 s. At least 1 s.
+    pub lease: Option<Duration>,
+    /// What a missed deadline means. Unset: proceed. A shutdown always proceeds.
+    pub on_timeout: Option<OnTimeout>,
+}
+
+/// What a missed deadline of a drain means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTimeout {
+    /// The drain ends timed out and holds.
+    Proceed,
+    /// The drain ends timed out and is released.
+    Abort,
+}
+
+/// `[shutdown]`: the bounds of an ordered shutdown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Time until the orchestrator kills. Unset: 30 s. 0: do not wait, kill everything at once.
+    pub grace_period: Duration,
+    /// What each drain of a shutdown may take, announcement included; computed, see [`DrainPolicy::timeout`].
+    pub drain_timeout: Duration,
+}
+
+/// Reads and validates a file. `grace_period` is the value of `EBB_GRACE_PERIOD`, which overrides the key of the file.
+///
+/// # Errors
+/// The file cannot be read, or all of its problems.
+pub fn load(path: &Path, grace_period: Option<&str>) -> Result<Config, ConfigError> {
+    let source = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(&source, grace_period).map_err(|problems| ConfigError::Invalid {
+        path: path.to_owned(),
+        problems,
+    })
+}
+
+/// As [`load`], from the text of a file.
+///
+/// # Errors
+/// All problems of the text.
+pub fn parse(source: &str, grace_period: Option<&str>) -> Result<Config, Vec<Problem>> {
+    let document = Document::new(source);
+    let config = read(&document, grace_period);
+    if document.is_clean() {
+        Ok(config)
+    } else {
+        Err(document.into_problems())
+    }
+}
+
+fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config {
+    let mut root = document.root();
+    let control_plane = root
+        .section("control_plane")
+        .map(control_plane)
+        .unwrap_or_default();
+    let drain = root.section("drain").map(drain).unwrap_or_default();
+    let grace_file = root.section("shutdown").and_then(|mut section| {
+        let grace = section.take::<Spanned<values::DurationText>>("grace_period");
+        section.finish();
+        grace
+    });
+    let processes = root.sections("process");
+    root.finish();
+    let unresolved = processes.into_iter().filter_map(process::read).collect();
+    let mut config = Config {
+        control_plane,
+        drain,
+        shutdown: Shutdown {
+            grace_period: defaults::GRACE_PERIOD,
+            drain_timeout: defaults::DRAIN_TIMEOUT,
+        },
+        processes: graph::resolve(document, unresolved),
+    };
+    let mut grace = Problem {
+        line: None,
+        key: "shutdown.grace_period".to_owned(),
+        process: None,
+        value: Some(format!(
+            "{} (default)",
+            humantime::format_duration(defaults::GRACE_PERIOD)
+        )),
+        message: String::new(),
+    };
+    if let Some(file) = grace_file {
+        grace.line = Some(document.line(&file.span()));
+        grace.value = Some(document.text(&file.span()));
+        config.shutdown.grace_period = file.get_ref().0;
+    }
+    if let Some(text) = grace_override {
+        grace.line = None;
+        grace.key = "EBB_GRACE_PERIOD".to_owned();
+        grace.value = Some(format!("\"{text}\""));
+        match humantime::parse_duration(text) {
+            Ok(duration) => config.shutdown.grace_period = duration,
+            Err(error) => document.add(Problem {
+                message: format!("{error}: write a duration such as \"30s\""),
+                ..grace.clone()
+            }),
+        }
+    }
+    // The sum means something only for a graph and durations that were accepted.
+    if document.is_clean() {
+        match budget::drain_timeout(&config) {
+            Ok(timeout) => config.shutdown.drain_timeout = timeout,
+            Err(message) => document.add(Problem { message, ..grace }),
+        }
+    }
+    config
+}
+
+fn control_plane(mut section: Section<'_>) -> ControlPlane {
+    let listen = section.take_list::<Text<Address>>("listen");
+    if listen.as_ref().is_some_and(Vec::is_empty) {
+        section.refuse(
+            "listen",
+            None,
+            "an empty list listens nowhere: name an address, or remove the key",
+        );
+    }
+    let state = match section.take::<String>("state") {
+        None => State::Default,
+        Some(path) if path.is_empty() => State::Memory,
+        Some(path) => State::Directory(PathBuf::from(path)),
+    };
+    let health = section.take("health").map(|Text(address)| address);
+    section.finish();
+    ControlPlane {
+        listen: listen
+            .unwrap_or_default()
+            .into_iter()
+            .map(|Text(address)| address)
+            .collect(),
+        state,
+        health,
+    }
+}
+
+fn drain(mut section: Section<'_>) -> DrainPolicy {
+    let policy = DrainPolicy {
+        announce: duration(&mut section, "announce"),
+        quiet_period: duration(&mut section, "quiet_period"),
+        timeout: duration(&mut section, "timeout"),
+        ramp: duration(&mut section, "ramp"),
+        lease: duration(&mut section, "lease"),
+        on_timeout: section.take::<Spanned<String>>("on_timeout").and_then(|text| {
+            match text.get_ref().as_str() {
+                "proceed" => Some(OnTimeout::Proceed),
+                "abort" => Some(OnTimeout::Abort),
+                _ => {
+                    section.refuse("on_timeout", Some(&text.span()), "write \"proceed\" or \"abort\"");
+                    None
+                }
+            }
+        }),
+    };
+    if policy.lease.is_some_and(|lease| lease < Duration::from_secs(1)) {
+        section.refuse(
+            "lease",
+            None,
+            "at least \"1s\": a filter must hear from its control plane within it",
+        );
+    }
+    if let (Some(announce), Some(timeout)) = (policy.announce, policy.timeout)
+        && !timeout.is_zero()
+        && announce >= timeout
+    {
+        section.refuse(
+            "announce",
+            None,
+            "not shorter than timeout, which contains it: nothing would be waited for",
+        );
+    }
+    section.finish();
+    policy
+}
+
+#[cfg(test)]
+mod tests;
