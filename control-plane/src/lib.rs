@@ -2,3 +2,4 @@
 
 pub mod address;
 pub mod config;
+pub mod supervisor;

@@ -172,10 +172,10 @@ fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config 
         grace.line = None;
         grace.key = "EBB_GRACE_PERIOD".to_owned();
         grace.value = Some(format!("\"{text}\""));
-        match humantime::parse_duration(text) {
+        match values::parse_duration(text) {
             Ok(duration) => config.shutdown.grace_period = duration,
-            Err(error) => document.add(Problem {
-                message: format!("{error}: write a duration such as \"30s\""),
+            Err(message) => document.add(Problem {
+                message,
                 ..grace.clone()
             }),
         }

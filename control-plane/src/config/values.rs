@@ -13,6 +13,17 @@ use crate::address::Address;
 /// The longest duration that is accepted: longer ones are mistakes, and clocks overflow on them.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// Reads `250ms`, `30s` or `5m`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
+        Ok(_) => Err("longer than a year: write a shorter duration".to_owned()),
+        Err(error) => Err(format!(
+            "{error}: write a duration such as \"250ms\", \"30s\" or \"5m\""
+        )),
+    }
+}
+
 /// A duration written as `"250ms"`, `"30s"` or `"5m"`; a bare 0 is accepted too.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DurationText(pub(super) Duration);
@@ -37,13 +48,7 @@ impl<'de> Deserialize<'de> for DurationText {
             }
 
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Self::Value, E> {
-                match humantime::parse_duration(value) {
-                    Ok(duration) if duration <= DURATION_MAX => Ok(DurationText(duration)),
-                    Ok(_) => Err(E::custom("longer than a year: write a shorter duration")),
-                    Err(error) => Err(E::custom(format!(
-                        "{error}: write a duration such as \"250ms\", \"30s\" or \"5m\""
-                    ))),
-                }
+                parse_duration(value).map(DurationText).map_err(E::custom)
             }
         }
         deserializer.deserialize_any(Visitor)
