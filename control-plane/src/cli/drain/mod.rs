@@ -1,0 +1,222 @@
+//! `ebb drain`: starts a drain and, if asked, waits for its end.
+
+mod progress;
+mod report;
+mod wait;
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ebb_proto::v1::{Drain, OnTimeout, Policy, Scope, StartDrainRequest};
+
+use super::{
+    client::Client,
+    common::{self, EndpointArgs, Format, OutputArgs, block_on},
+    exit::{Exit, Failure},
+    output::{self, one_line},
+};
+use crate::address::Address;
+
+/// Drain Envoy: have clients move on, and wait for the last request
+///
+/// Without --node and --listener everything is drained, also what attaches later. A key that is not given takes the
+/// control plane's default, shown here as it is unless configured otherwise. A drain that has ended goes on closing
+/// connections until `ebb cancel ID` releases it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Drain this node only (Envoy's `node.id`); may be repeated [default: every node]
+    #[arg(long, value_name = "NODE")]
+    node: Vec<String>,
+    /// Drain this listener only (the name in the filter's configuration); may be repeated [default: every listener]
+    #[arg(long, value_name = "LISTENER")]
+    listener: Vec<String>,
+    /// Deadline over the whole drain, the announcement included; 0 = do not wait, time out at once [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<String>,
+    /// How long nothing may be in flight and nothing may arrive before the drain is done; 0 = the first confirmed
+    /// zero is enough [default: 200ms]
+    #[arg(long, value_name = "DURATION")]
+    quiet_period: Option<String>,
+    /// How long to go on serving as usual first, so that load balancers hear of it; 0 = close at once [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    announce: Option<String>,
+    /// Time over which the share of responses that close their connection grows from none to all; 0 = all at once
+    /// [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    ramp: Option<String>,
+    /// How long a filter goes on closing without hearing from the control plane, which renews it; at least 1s
+    /// [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    lease: Option<String>,
+    /// What a missed deadline means [default: proceed]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    on_timeout: Option<WhenLate>,
+    /// Makes it safe to repeat this command: an equal ID (at most 128 bytes) with an equal scope and policy is the
+    /// same drain
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Wait for the end, with progress on standard error; the exit code says how it ended
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+const EXAMPLES: &str = "\
+Exit codes with --wait:
+  0 drained, 3 timed out, 4 cancelled, 1 error, 2 usage, 130 Ctrl-C (the drain goes on)
+
+Examples:
+  ebb drain --listener ingress --wait
+  ebb drain --node edge-1 --announce 5s --timeout 2m --wait -o json
+  id=$(ebb drain --listener ingress --ramp 30s) && ebb cancel \"$id\"";
+
+/// What happens at a missed deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WhenLate {
+    /// The drain ends as timed out, and its listeners go on closing
+    Proceed,
+    /// The drain ends as timed out, and its listeners serve as before
+    Abort,
+}
+
+/// A drain to start.
+#[derive(Debug)]
+pub(crate) struct Start {
+    request: StartDrainRequest,
+    endpoint: Address,
+    format: Format,
+    wait: bool,
+}
+
+impl TryFrom<Args> for Start {
+    type Error = Failure;
+
+    fn try_from(args: Args) -> Result<Self, Failure> {
+        let on_timeout = match args.on_timeout {
+            None => OnTimeout::Unspecified,
+            Some(WhenLate::Proceed) => OnTimeout::Proceed,
+            Some(WhenLate::Abort) => OnTimeout::Abort,
+        };
+        let policy = Policy {
+            announce: duration("--announce", args.announce)?,
+            quiet_period: duration("--quiet-period", args.quiet_period)?,
+            timeout: duration("--timeout", args.timeout)?,
+            ramp: duration("--ramp", args.ramp)?,
+            lease: duration("--lease", args.lease)?,
+            on_timeout: on_timeout.into(),
+        };
+        let scope = Scope {
+            nodes: common::names("--node", args.node)?,
+            listeners: common::names("--listener", args.listener)?,
+        };
+        let request_id = args.request_id.unwrap_or_default();
+        Ok(Self {
+            request: StartDrainRequest {
+                request_id,
+                scope: Some(scope),
+                policy: Some(policy),
+            },
+            endpoint: args.endpoint.try_into()?,
+            format: args.output.output,
+            wait: args.wait,
+        })
+    }
+}
+
+fn duration(flag: &str, text: Option<String>) -> Result<Option<prost_types::Duration>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    let duration: Duration = common::duration(flag, &text)?;
+    let wire = duration
+        .try_into()
+        .map_err(|_| Failure::Usage(format!("{flag}: `{text}` is too long a time")))?;
+    Ok(Some(wire))
+}
+
+/// Starts the drain; waits for it if asked.
+///
+/// # Errors
+/// If it cannot be started, or be followed to its end.
+pub(crate) fn run(start: &Start) -> Result<Exit, Failure> {
+    block_on(async {
+        let client = Client::connect(&start.endpoint).await?;
+        let answer = client
+            .call(client.drains().start_drain(start.request.clone()))
+            .await?;
+        let drain = answer.drain.unwrap_or_default();
+        if start.wait {
+            finish(start, drain).await
+        } else {
+            print_started(start.format, &drain)
+        }
+    })
+}
+
+fn print_started(format: Format, drain: &Drain) -> Result<Exit, Failure> {
+    match format {
+        Format::Text => output::print(&one_line(&drain.id))?,
+        Format::Json => output::print_json(&report::Started::new(drain))?,
+    };
+    Ok(Exit::Success)
+}
+
+async fn finish(start: &Start, drain: Drain) -> Result<Exit, Failure> {
+    let id = drain.id.clone();
+    match wait::until_end(&start.endpoint, drain).await? {
+        wait::End::Ended(drain, outcome) => {
+            match start.format {
+                Format::Text => output::print(&report::text(&drain, outcome).join("\n"))?,
+                Format::Json => output::print_json(&report::Ended::new(&drain, outcome))?,
+            };
+            Ok(outcome.exit())
+        }
+        wait::End::Interrupted => {
+            output::say(&format!(
+                "the drain goes on; `{}` cancels it",
+                cancel_command(&start.endpoint, &id)
+            ));
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+/// What to type to cancel a drain of this control plane.
+fn cancel_command(endpoint: &Address, id: &str) -> String {
+    match super::paths::Surroundings::of_this_process().address() == *endpoint {
+        true => format!("ebb cancel {id}"),
+        false => format!("ebb cancel {id} --endpoint {endpoint}"),
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Drained,
+    TimedOut,
+    Cancelled,
+}
+
+impl Outcome {
+    /// None while the drain is on.
+    fn of(drain: &Drain) -> Option<Self> {
+        use ebb_proto::v1::Phase;
+        match drain.phase() {
+            Phase::Drained => Some(Self::Drained),
+            Phase::TimedOut => Some(Self::TimedOut),
+            Phase::Cancelled => Some(Self::Cancelled),
+            Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
+        }
+    }
+
+    fn exit(self) -> Exit {
+        match self {
+            Self::Drained => Exit::Success,
+            Self::TimedOut => Exit::TimedOut,
+            Self::Cancelled => Exit::Cancelled,
+        }
+    }
+}

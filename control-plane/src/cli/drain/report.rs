@@ -1,0 +1,137 @@
+//! What is said about a drain on standard output: at its start, and at its end.
+
+use ebb_proto::v1::Drain;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::cli::{
+    common::{count, from_wire, human},
+    fleet::{self, millis},
+    output::one_line,
+    table::{Column, Table},
+};
+
+/// The JSON of a drain that was started and is not waited for.
+#[derive(Debug, Serialize)]
+pub(super) struct Started {
+    drain_id: String,
+    phase: &'static str,
+    holding: bool,
+    in_flight: u64,
+    elapsed_ms: u64,
+    unknown_reporters: usize,
+    listeners: Vec<Listener>,
+}
+
+/// The JSON of a drain that has ended: part of the stable command line.
+#[derive(Debug, Serialize)]
+pub(super) struct Ended {
+    drain_id: String,
+    outcome: Outcome,
+    duration_ms: u64,
+    in_flight_at_end: u64,
+    unknown_reporters: usize,
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listener {
+    node: String,
+    name: String,
+    in_flight: u64,
+    requests_during_drain: u64,
+}
+
+impl Started {
+    pub(super) fn new(drain: &Drain) -> Self {
+        Self {
+            drain_id: drain.id.clone(),
+            phase: fleet::phase(drain.phase),
+            holding: drain.holding,
+            in_flight: drain.in_flight,
+            elapsed_ms: millis(drain.elapsed),
+            unknown_reporters: drain.unknown_reporters.len(),
+            listeners: listeners(drain),
+        }
+    }
+}
+
+impl Ended {
+    pub(super) fn new(drain: &Drain, outcome: Outcome) -> Self {
+        Self {
+            drain_id: drain.id.clone(),
+            outcome,
+            duration_ms: millis(drain.elapsed),
+            in_flight_at_end: drain.in_flight,
+            unknown_reporters: drain.unknown_reporters.len(),
+            listeners: listeners(drain),
+        }
+    }
+}
+
+fn listeners(drain: &Drain) -> Vec<Listener> {
+    let listeners = drain.listeners.iter().map(|listener| Listener {
+        node: listener.node.clone(),
+        name: listener.name.clone(),
+        in_flight: listener.in_flight,
+        requests_during_drain: listener.requests_during_drain,
+    });
+    listeners.collect()
+}
+
+/// The end of a drain for a person: how it ended, what was left, and what still holds.
+pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
+    let (id, elapsed) = (one_line(&drain.id), human(from_wire(drain.elapsed)));
+    let mut lines = vec![match outcome {
+        Outcome::Drained => format!("drain {id} drained in {elapsed}"),
+        Outcome::TimedOut => format!("drain {id} timed out after {elapsed}: {}", left(drain)),
+        Outcome::Cancelled => format!("drain {id} was cancelled after {elapsed}: {}", left(drain)),
+    }];
+    lines.extend(table(drain));
+    lines.extend(unknown(drain));
+    if drain.holding {
+        lines.push(format!(
+            "its listeners go on closing connections until `ebb cancel {id}`"
+        ));
+    }
+    lines
+}
+
+/// `3 requests in flight, 1 reporter unknown`.
+pub(super) fn left(drain: &Drain) -> String {
+    let in_flight = format!("{} in flight", count(drain.in_flight, "request"));
+    match drain.unknown_reporters.len() as u64 {
+        0 => in_flight,
+        unknown => format!("{in_flight}, {} unknown", count(unknown, "reporter")),
+    }
+}
+
+/// The listeners of a drain; nothing if it has none.
+pub(super) fn table(drain: &Drain) -> Vec<String> {
+    if drain.listeners.is_empty() {
+        return Vec::new();
+    }
+    let mut table = Table::new([
+        Column::Text("NODE"),
+        Column::Text("LISTENER"),
+        Column::Number("IN FLIGHT"),
+        Column::Number("REQUESTS"),
+    ]);
+    for listener in &drain.listeners {
+        table.row([
+            listener.node.clone(),
+            listener.name.clone(),
+            listener.in_flight.to_string(),
+            listener.requests_during_drain.to_string(),
+        ]);
+    }
+    table.lines()
+}
+
+/// A line for each reporter whose count is not known.
+pub(super) fn unknown(drain: &Drain) -> impl Iterator<Item = String> {
+    drain
+        .unknown_reporters
+        .iter()
+        .map(|reporter| format!("unknown reporter {}", fleet::describe(reporter)))
+}

@@ -1,0 +1,104 @@
+//! Waits for the end of a drain, through restarts of the control plane.
+
+use std::time::Duration;
+
+use ebb_proto::v1::{Drain, WatchDrainRequest};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::{Outcome, progress::Progress};
+use crate::{
+    address::Address,
+    cli::{
+        client::Client,
+        common::{from_wire, interrupted},
+        exit::Failure,
+        follow::{Update, follow},
+    },
+};
+
+/// How long the end may be overdue: time for a restart of the control plane and for the reconnect.
+const OVERDUE: Duration = Duration::from_secs(10);
+/// How often the clock on the screen moves.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How the waiting ended.
+pub(super) enum End {
+    /// With the drain.
+    Ended(Box<Drain>, Outcome),
+    /// By Ctrl-C: the drain goes on.
+    Interrupted,
+}
+
+/// Follows `drain` to its end, at the latest 10 s after its deadline.
+///
+/// # Errors
+/// If the control plane no longer knows the drain, or cannot be reached until then.
+pub(super) async fn until_end(address: &Address, drain: Drain) -> Result<End, Failure> {
+    if let Some(outcome) = Outcome::of(&drain) {
+        return Ok(End::Ended(Box::new(drain), outcome));
+    }
+    let mut progress = Progress::new();
+    let end = follow_to_end(address, drain, &mut progress).await;
+    progress.clear();
+    end
+}
+
+async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress) -> Result<End, Failure> {
+    let id = drain.id.clone();
+    let mut updates = follow(address.clone(), {
+        let id = id.clone();
+        move |client: Client| {
+            let request = WatchDrainRequest { id: id.clone() };
+            async move { client.call(client.drains().watch_drain(request)).await }
+        }
+    });
+    let mut deadline = overdue(&drain);
+    let mut trouble = String::from("it said nothing");
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interrupt = std::pin::pin!(interrupted());
+    progress.observe(drain, Instant::now());
+    loop {
+        tokio::select! {
+            update = updates.recv() => match update {
+                Some(Update::Message(message)) => {
+                    let Some(drain) = message.drain else { continue };
+                    if let Some(outcome) = Outcome::of(&drain) {
+                        return Ok(End::Ended(Box::new(drain), outcome));
+                    }
+                    deadline = overdue(&drain);
+                    progress.observe(drain, Instant::now());
+                }
+                Some(Update::Lost(reason)) => {
+                    progress.lost(&reason, Instant::now());
+                    trouble = reason;
+                }
+                Some(Update::Refused(reason)) => {
+                    let text = format!("cannot follow drain {id} to its end: {reason}");
+                    return Err(Failure::Error(text));
+                }
+                None => return Err(unfinished(&id, &trouble)),
+            },
+            _ = tick.tick() => progress.tick(Instant::now()),
+            () = sleep_until(deadline) => return Err(unfinished(&id, &trouble)),
+            () = &mut interrupt => return Ok(End::Interrupted),
+        }
+    }
+}
+
+fn unfinished(id: &str, trouble: &str) -> Failure {
+    Failure::Error(format!(
+        "drain {id} is past its deadline and the control plane has not told its end ({trouble}); see `ebb status`"
+    ))
+}
+
+fn overdue(drain: &Drain) -> Instant {
+    let timeout = from_wire(drain.policy.as_ref().and_then(|policy| policy.timeout));
+    let left = timeout
+        .saturating_sub(from_wire(drain.elapsed))
+        .saturating_add(OVERDUE);
+    // Too far off for the clock is as good as a year.
+    let now = Instant::now();
+    now.checked_add(left)
+        .unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
+}

@@ -1,0 +1,292 @@
+//! The fleet as `ebb status` and `ebb watch` show it: nodes, drains, processes.
+
+use ebb_proto::v1::{Drain, ListDrainsRequest, Node, Phase, ReporterState, UnknownReporter};
+use serde::Serialize;
+
+use super::{
+    client::{CallError, Client},
+    common::{count, from_wire, human},
+    table::{Column, Table},
+};
+
+/// Everything there is to see. Its JSON form is part of the stable command line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Fleet {
+    pub(crate) nodes: Vec<NodeView>,
+    pub(crate) drains: Vec<DrainView>,
+    /// None: `ebb serve` supervises nothing.
+    pub(crate) processes: Vec<ProcessView>,
+}
+
+/// One Envoy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) id: String,
+    pub(crate) reporters: usize,
+    pub(crate) unknown_reporters: usize,
+    pub(crate) listeners: Vec<ListenerView>,
+    /// For the text: which reporters are unknown, and why.
+    #[serde(skip)]
+    unknown: Vec<UnknownReporter>,
+}
+
+/// One listener of an Envoy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ListenerView {
+    pub(crate) name: String,
+    pub(crate) in_flight: u64,
+    pub(crate) phase: &'static str,
+}
+
+/// One drain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct DrainView {
+    pub(crate) id: String,
+    pub(crate) phase: &'static str,
+    pub(crate) holding: bool,
+    pub(crate) in_flight: u64,
+    pub(crate) elapsed_ms: u64,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) listeners: Vec<String>,
+}
+
+/// One supervised process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ProcessView {
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) pid: Option<u32>,
+}
+
+impl Fleet {
+    /// From what the control plane says.
+    pub(crate) fn new(nodes: Vec<Node>, drains: Vec<Drain>) -> Self {
+        Self {
+            nodes: nodes.into_iter().map(NodeView::from).collect(),
+            drains: drains.into_iter().map(DrainView::from).collect(),
+            processes: Vec::new(),
+        }
+    }
+
+    /// Aligned tables for a person. Ended drains that hold nothing are only counted.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines = self.node_lines();
+        lines.extend(self.unknown_lines());
+        lines.extend(self.drain_lines());
+        lines
+    }
+
+    fn node_lines(&self) -> Vec<String> {
+        if self.nodes.is_empty() {
+            return vec!["no node: no Envoy with the ebb filter is attached".to_owned()];
+        }
+        let mut table = Table::new([
+            Column::Text("NODE"),
+            Column::Text("LISTENER"),
+            Column::Number("IN FLIGHT"),
+            Column::Text("PHASE"),
+            Column::Text("REPORTERS"),
+        ]);
+        for node in &self.nodes {
+            let mut heads = [node.id.clone(), node.reporters()].into_iter();
+            let (mut id, mut reporters) = (heads.next(), heads.next());
+            for listener in &node.listeners {
+                table.row([
+                    id.take().unwrap_or_default(),
+                    listener.name.clone(),
+                    in_flight(listener.in_flight, node.unknown_reporters),
+                    listener.phase.to_owned(),
+                    reporters.take().unwrap_or_default(),
+                ]);
+            }
+            if let (Some(id), Some(reporters)) = (id, reporters) {
+                table.row([id, "-".to_owned(), "-".to_owned(), "-".to_owned(), reporters]);
+            }
+        }
+        table.lines()
+    }
+
+    fn unknown_lines(&self) -> Vec<String> {
+        let unknown: Vec<String> = self
+            .nodes
+            .iter()
+            .flat_map(|node| &node.unknown)
+            .map(describe)
+            .collect();
+        match unknown.len() {
+            0 => Vec::new(),
+            _ => [
+                String::new(),
+                "UNKNOWN REPORTERS (their requests are not counted)".to_owned(),
+            ]
+            .into_iter()
+            .chain(unknown)
+            .collect(),
+        }
+    }
+
+    fn drain_lines(&self) -> Vec<String> {
+        let (shown, ended): (Vec<_>, Vec<_>) = self
+            .drains
+            .iter()
+            .partition(|drain| drain.holding || !drain.has_ended());
+        let mut lines = Vec::new();
+        if !shown.is_empty() {
+            let mut table = Table::new([
+                Column::Text("DRAIN"),
+                Column::Text("PHASE"),
+                Column::Number("IN FLIGHT"),
+                Column::Number("ELAPSED"),
+                Column::Text("SCOPE"),
+            ]);
+            for drain in shown {
+                table.row([
+                    drain.id.clone(),
+                    drain.phase_text(),
+                    drain.in_flight.to_string(),
+                    human(std::time::Duration::from_millis(drain.elapsed_ms)),
+                    scope(&drain.nodes, &drain.listeners),
+                ]);
+            }
+            lines.push(String::new());
+            lines.extend(table.lines());
+        }
+        if !ended.is_empty() {
+            lines.push(String::new());
+            lines.push(format!(
+                "{} ended and released (-o json lists them)",
+                count(ended.len() as u64, "drain")
+            ));
+        }
+        lines
+    }
+}
+
+impl NodeView {
+    fn reporters(&self) -> String {
+        match self.unknown_reporters {
+            0 => self.reporters.to_string(),
+            unknown => format!("{} ({unknown} unknown)", self.reporters),
+        }
+    }
+}
+
+impl DrainView {
+    /// Whether its outcome stands.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, "drained" | "timed_out" | "cancelled")
+    }
+
+    /// An ended drain that holds still closes connections: that must be seen.
+    fn phase_text(&self) -> String {
+        match self.has_ended() && self.holding {
+            true => format!("{}, holding", self.phase),
+            false => self.phase.to_owned(),
+        }
+    }
+}
+
+impl From<Node> for NodeView {
+    fn from(node: Node) -> Self {
+        let reporters = node.reporters.len();
+        let live = |state| state == i32::from(ReporterState::Live);
+        let unknown: Vec<_> = node
+            .reporters
+            .into_iter()
+            .filter(|reporter| !live(reporter.state))
+            .map(|reporter| UnknownReporter {
+                node: node.id.clone(),
+                reporter: reporter.id,
+                reason: reporter.reason,
+            })
+            .collect();
+        let listeners = node.listeners.into_iter().map(|listener| ListenerView {
+            name: listener.name,
+            in_flight: listener.in_flight,
+            phase: phase(listener.phase),
+        });
+        let listeners = listeners.collect();
+        Self {
+            id: node.id,
+            reporters,
+            unknown_reporters: unknown.len(),
+            listeners,
+            unknown,
+        }
+    }
+}
+
+impl From<Drain> for DrainView {
+    fn from(drain: Drain) -> Self {
+        let scope = drain.scope.unwrap_or_default();
+        Self {
+            id: drain.id,
+            phase: phase(drain.phase),
+            holding: drain.holding,
+            in_flight: drain.in_flight,
+            elapsed_ms: millis(drain.elapsed),
+            nodes: scope.nodes,
+            listeners: scope.listeners,
+        }
+    }
+}
+
+/// The drains that the control plane remembers.
+///
+/// # Errors
+/// As [`Client::call`].
+pub(crate) async fn drains(client: &Client) -> Result<Vec<Drain>, CallError> {
+    Ok(client
+        .call(client.drains().list_drains(ListDrainsRequest {}))
+        .await?
+        .drains)
+}
+
+/// The word for a phase of the wire; a listener without a drain is `serving`.
+pub(crate) fn phase(phase: i32) -> &'static str {
+    match Phase::try_from(phase) {
+        Ok(Phase::Unspecified) => "serving",
+        Ok(Phase::Announced) => "announced",
+        Ok(Phase::Draining) => "draining",
+        Ok(Phase::Quiet) => "quiet",
+        Ok(Phase::Drained) => "drained",
+        Ok(Phase::TimedOut) => "timed_out",
+        Ok(Phase::Cancelled) => "cancelled",
+        // Of a control plane that is newer than this program.
+        Err(_) => "other",
+    }
+}
+
+/// Milliseconds of a duration of the wire.
+pub(crate) fn millis(duration: Option<prost_types::Duration>) -> u64 {
+    u64::try_from(from_wire(duration).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `listeners ingress on nodes edge-1, edge-2`; what is empty is everything.
+pub(crate) fn scope(nodes: &[String], listeners: &[String]) -> String {
+    let part = |names: &[String], noun: &str| match names {
+        [] => format!("every {noun}"),
+        [name] => format!("{noun} {name}"),
+        names => format!("{noun}s {}", names.join(", ")),
+    };
+    format!("{} of {}", part(listeners, "listener"), part(nodes, "node"))
+}
+
+/// A reporter and why it is unknown, in a line.
+pub(crate) fn describe(reporter: &UnknownReporter) -> String {
+    let reason = if reporter.reason.is_empty() {
+        "unknown"
+    } else {
+        &reporter.reason
+    };
+    super::output::one_line(&format!("{}/{}: {reason}", reporter.node, reporter.reporter))
+}
+
+/// With reporters unknown, the count is only what is known at least.
+fn in_flight(known: u64, unknown_reporters: usize) -> String {
+    if unknown_reporters == 0 {
+        known.to_string()
+    } else {
+        format!(">={known}")
+    }
+}

@@ -1,0 +1,81 @@
+//! The command line of `ebb`.
+//!
+//! Every subcommand is one module with three parts: `Args`, what clap reads; a validated type, made from it by
+//! `TryFrom`; and `run`, which is handed only the validated one. Results go to standard output, progress, logs and
+//! errors to standard error, and the exit code is an [`Exit`].
+
+mod cancel;
+mod client;
+mod common;
+mod drain;
+mod exit;
+mod fleet;
+mod follow;
+mod logging;
+mod output;
+pub mod paths;
+mod screen;
+mod serve;
+mod status;
+mod table;
+mod usage;
+mod watch;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use self::exit::{Exit, Failure};
+
+/// Ebb drains Envoy without a lost request.
+///
+/// A control plane (`ebb serve`) is told by a filter inside each Envoy how many requests are in flight; a drain makes
+/// clients move on and ends when the last request is done.
+#[derive(Debug, Parser)]
+#[command(name = "ebb", version, max_term_width = 100, disable_help_subcommand = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ebb serve                             run the control plane on its default socket
+  ebb drain --listener ingress --wait   drain one listener everywhere, and wait for its last request
+  ebb status                            what is attached, and what is in flight";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Drain(drain::Args),
+    Cancel(cancel::Args),
+    Status(status::Args),
+    Watch(watch::Args),
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    run(std::env::args_os()).into()
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let outcome = match Cli::try_parse_from(arguments) {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) => usage::answer(&error),
+    };
+    outcome.unwrap_or_else(|failure| {
+        output::say(&failure.to_string());
+        failure.exit()
+    })
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Serve(args) => serve::run(args.try_into()?),
+        Command::Drain(args) => drain::run(&args.try_into()?),
+        Command::Cancel(args) => cancel::run(&args.try_into()?),
+        Command::Status(args) => status::run(&args.try_into()?),
+        Command::Watch(args) => watch::run(&args.try_into()?),
+    }
+}

@@ -1,0 +1,174 @@
+//! `ebb serve`: the control plane alone.
+
+use std::path::PathBuf;
+
+use super::{
+    common,
+    exit::{Exit, Failure},
+    logging::{Log, LogArgs},
+    paths::Surroundings,
+};
+use crate::{address::Address, core::policy::Policy, serve::ServeOptions};
+
+/// Run the control plane
+///
+/// Filters inside Envoy attach to it, and the other commands talk to it. SIGINT or SIGTERM ends it; drains that are
+/// on go on when it is started again with the same state.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Where to listen: `unix:/path` (made with mode 0600) or `host:port`; may be repeated [default:
+    /// unix:/run/ebb/ebb.sock for root, else unix:$XDG_RUNTIME_DIR/ebb/ebb.sock, else unix:/tmp/ebb-UID/ebb.sock]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Listen, without TLS or authentication, on TCP addresses that other machines can reach
+    #[arg(long)]
+    insecure: bool,
+    /// Directory of the durable state, through which drains survive a restart; \"\" = in memory only [default:
+    /// /var/lib/ebb for root, else $XDG_STATE_HOME/ebb, else ~/.local/state/ebb]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ebb serve
+  ebb serve --listen unix:/run/ebb/ebb.sock --listen 127.0.0.1:9901
+  ebb serve --listen unix:/tmp/ebb.sock --state \"\"      nothing is written to disk
+  EBB_LOG=debug ebb serve --log-format json";
+
+/// A control plane to run.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    options: ServeOptions,
+    log: Log,
+}
+
+impl TryFrom<Args> for Serve {
+    type Error = Failure;
+
+    fn try_from(args: Args) -> Result<Self, Failure> {
+        let options = ServeOptions {
+            listen: listen(args.listen, args.insecure, &Surroundings::of_this_process())?,
+            insecure: args.insecure,
+            state: state(args.state, &Surroundings::of_this_process())?,
+            policy: Policy::default(),
+        };
+        Ok(Self {
+            options,
+            log: args.log.try_into()?,
+        })
+    }
+}
+
+/// Runs the control plane until a signal ends it.
+///
+/// # Errors
+/// If it cannot listen, or its state cannot be used.
+pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
+    serve.log.start()?;
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
+    runtime
+        .block_on(crate::serve::run(serve.options))
+        .map_err(|error| Failure::Error(format!("{error:#}")))?;
+    Ok(Exit::Success)
+}
+
+fn listen(given: Vec<String>, insecure: bool, surroundings: &Surroundings) -> Result<Vec<Address>, Failure> {
+    if given.is_empty() {
+        return Ok(vec![surroundings.address()]);
+    }
+    let addresses = given.iter().map(|text| common::address("--listen", text));
+    let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
+    match addresses.iter().find(|address| !address.is_loopback()) {
+        Some(open) if !insecure => Err(Failure::Usage(format!(
+            "--listen: {open} is open to other machines, without TLS: anybody there could start and cancel drains; \
+             listen on unix:/path or 127.0.0.1:port, or add --insecure if the network is trusted"
+        ))),
+        _ => Ok(addresses),
+    }
+}
+
+/// None: in memory only.
+fn state(given: Option<PathBuf>, surroundings: &Surroundings) -> Result<Option<PathBuf>, Failure> {
+    match given {
+        Some(directory) if directory.as_os_str().is_empty() => Ok(None),
+        Some(directory) => Ok(Some(directory)),
+        None => surroundings.state().map(Some).ok_or_else(|| {
+            let text = "--state: neither XDG_STATE_HOME nor HOME is set: say --state DIR, or --state \"\" for memory only";
+            Failure::Usage(text.to_owned())
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(addresses: &[&str], insecure: bool) -> Result<Vec<Address>, Failure> {
+        let given = addresses.iter().map(|text| (*text).to_owned()).collect();
+        listen(
+            given,
+            insecure,
+            &Surroundings {
+                uid: 1000,
+                ..Surroundings::default()
+            },
+        )
+    }
+
+    #[test]
+    fn without_an_address_it_listens_where_clients_look() {
+        let listening = ask(&[], false).expect("default");
+        assert_eq!(
+            listening,
+            [Surroundings {
+                uid: 1000,
+                ..Surroundings::default()
+            }
+            .address()]
+        );
+    }
+
+    #[test]
+    fn an_address_open_to_others_needs_the_word_insecure() {
+        assert_eq!(
+            ask(&["unix:/a", "127.0.0.1:1", "[::1]:2"], false)
+                .expect("loopback")
+                .len(),
+            3
+        );
+        assert_eq!(ask(&["0.0.0.0:1"], true).expect("insecure").len(), 1);
+        let refused = ask(&["unix:/a", "0.0.0.0:1"], false).expect_err("open");
+        assert!(
+            matches!(&refused, Failure::Usage(text) if text.contains("0.0.0.0:1") && text.contains("--insecure"))
+        );
+    }
+
+    #[test]
+    fn an_empty_state_is_memory_and_none_is_the_default() {
+        let user = Surroundings {
+            uid: 1,
+            home: Some("/home/ann".into()),
+            ..Surroundings::default()
+        };
+        assert_eq!(state(Some("".into()), &user).expect("memory"), None);
+        assert_eq!(state(Some("/x".into()), &user).expect("given"), Some("/x".into()));
+        assert_eq!(
+            state(None, &user).expect("default"),
+            Some("/home/ann/.local/state/ebb".into())
+        );
+        let error = state(
+            None,
+            &Surroundings {
+                uid: 1,
+                ..Surroundings::default()
+            },
+        )
+        .expect_err("homeless");
+        assert!(error.to_string().contains("--state DIR"));
+    }
+}

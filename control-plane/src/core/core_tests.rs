@@ -1,0 +1,510 @@
+//! The core against simulated filters: they answer what they are told, or do not.
+
+use std::time::Duration;
+
+use super::{
+    drains::{StartError, StartRequest},
+    policy::PolicyOverrides,
+    tally::Scope,
+    *,
+};
+
+/// Drives a core by hand, with its own clock.
+struct World {
+    core: Core,
+    start: Now,
+    now: Now,
+    /// What each stream was last told.
+    told: BTreeMap<u64, v1::FilterCommand>,
+    stored: Vec<Record>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::after(Vec::new())
+    }
+
+    fn after(records: Vec<Record>) -> Self {
+        let now = Now {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        };
+        let core = Core::new(Policy::default(), records, now);
+        Self {
+            core,
+            start: now,
+            now,
+            told: BTreeMap::new(),
+            stored: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        for effect in &effects {
+            match effect {
+                Effect::Send { stream, command } => {
+                    self.told.insert(stream.0, command.clone());
+                }
+                Effect::Store(record) => self.stored.push((**record).clone()),
+                _ => {}
+            }
+        }
+        effects
+    }
+
+    fn happen(&mut self, event: Event) -> Vec<Effect> {
+        let effects = self.core.handle(event, self.now);
+        self.take(effects)
+    }
+
+    fn attach(&mut self, stream: u64, node: &str, process: u64, epoch: u64, listeners: &[(&str, u64)]) {
+        let hello = v1::FilterHello {
+            node_id: node.to_owned(),
+            process,
+            epoch,
+            ..Default::default()
+        };
+        let report = report(listeners, 0);
+        self.happen(Event::Attached {
+            stream: StreamId(stream),
+            hello,
+            report,
+        });
+    }
+
+    /// A report that answers the last ask, as a filter's every report does.
+    fn report(&mut self, stream: u64, listeners: &[(&str, u64)]) -> Vec<Effect> {
+        let answers = self.told.get(&stream).map_or(0, |command| command.ask);
+        self.happen(Event::Reported {
+            stream: StreamId(stream),
+            report: report(listeners, answers),
+        })
+    }
+
+    fn wait(&mut self, millis: u64) {
+        let until = self.now.instant + Duration::from_millis(millis);
+        while let Some(at) = self.core.next_deadline().filter(|at| *at <= until) {
+            assert!(
+                at >= self.now.instant || self.core.next_deadline() != Some(at),
+                "a deadline in the past"
+            );
+            self.now.wall += at.saturating_duration_since(self.now.instant);
+            self.now.instant = self.now.instant.max(at);
+            self.happen(Event::Tick);
+        }
+        self.now.wall += until - self.now.instant;
+        self.now.instant = until;
+    }
+
+    fn start(&mut self, id: &str, listeners: &[&str]) -> Result<String, StartError> {
+        self.start_with(id, "", &[], listeners, PolicyOverrides::default())
+    }
+
+    fn start_with(
+        &mut self,
+        id: &str,
+        request_id: &str,
+        nodes: &[&str],
+        listeners: &[&str],
+        overrides: PolicyOverrides,
+    ) -> Result<String, StartError> {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let request = StartRequest {
+            id: id.to_owned(),
+            request_id: request_id.to_owned(),
+            scope: Scope {
+                nodes: names(nodes),
+                listeners: names(listeners),
+            },
+            overrides,
+        };
+        let (id, effects) = self.core.start(request, self.now)?;
+        self.take(effects);
+        Ok(id)
+    }
+
+    fn drain(&self, id: &str) -> v1::Drain {
+        self.core.drain(id, self.now).expect("the drain is known")
+    }
+
+    fn phase(&self, id: &str) -> v1::Phase {
+        self.drain(id).phase()
+    }
+
+    fn directives(&self, stream: u64) -> Vec<String> {
+        let command = self.told.get(&stream).expect("the stream was told something");
+        command
+            .directives
+            .iter()
+            .map(|directive| directive.listener.clone())
+            .collect()
+    }
+}
+
+/// Counters of a VM in which 100 requests have begun so far.
+fn report(listeners: &[(&str, u64)], answers: u64) -> v1::FilterReport {
+    let counts = |(name, in_flight): &(&str, u64)| v1::ListenerCounts {
+        name: (*name).to_owned(),
+        in_flight: *in_flight,
+        started: 100,
+        marked: 0,
+    };
+    v1::FilterReport {
+        listeners: listeners.iter().map(counts).collect(),
+        answers,
+        ..Default::default()
+    }
+}
+
+/// One node of two VMs, with `ingress` and `internal`.
+fn two_workers() -> World {
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, &[("ingress", 0), ("internal", 0)]);
+    world.attach(2, "a", 5, 12, &[("ingress", 0), ("internal", 0)]);
+    world
+}
+
+#[test]
+fn counts_are_summed_per_listener_over_the_reporters_of_a_node() {
+    let mut world = two_workers();
+    world.report(1, &[("ingress", 3), ("internal", 1)]);
+    world.report(2, &[("ingress", 4), ("internal", 0)]);
+    let nodes = world.core.nodes(None, world.now);
+    let sums: Vec<_> = nodes[0]
+        .listeners
+        .iter()
+        .map(|l| (l.name.as_str(), l.in_flight))
+        .collect();
+    assert_eq!(sums, [("ingress", 7), ("internal", 1)]);
+    assert_eq!(nodes[0].reporters.len(), 2);
+}
+
+#[test]
+fn a_drain_ends_when_every_worker_has_answered_zero_twice_around_the_quiet_period() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    assert_eq!(world.directives(1), ["ingress"]);
+    world.report(1, &[("ingress", 0), ("internal", 9)]);
+    assert_eq!(world.phase("d"), v1::Phase::Draining);
+    assert_eq!(
+        world.drain("d").unknown_reporters[0].reason,
+        "has not answered yet"
+    );
+    world.report(2, &[("ingress", 1), ("internal", 0)]);
+    assert_eq!(world.drain("d").in_flight, 1);
+    world.report(2, &[("ingress", 0), ("internal", 0)]);
+    assert_eq!(world.phase("d"), v1::Phase::Quiet);
+    world.wait(200);
+    assert_eq!(
+        world.phase("d"),
+        v1::Phase::Quiet,
+        "it waits for the confirmation"
+    );
+    world.report(1, &[("ingress", 0), ("internal", 9)]);
+    world.report(2, &[("ingress", 0), ("internal", 0)]);
+    assert_eq!(world.phase("d"), v1::Phase::Drained);
+    let drain = world.drain("d");
+    assert!(drain.holding);
+    assert_eq!(drain.listeners.len(), 1);
+    assert_eq!(drain.listeners[0].requests_during_drain, 1);
+}
+
+#[test]
+fn counts_from_before_the_drain_do_not_end_it() {
+    let mut world = two_workers();
+    world.report(1, &[("ingress", 0)]);
+    world.report(2, &[("ingress", 0)]);
+    world.start("d", &["ingress"]).unwrap();
+    world.wait(1000);
+    assert_eq!(world.phase("d"), v1::Phase::Draining);
+}
+
+#[test]
+fn a_silent_reporter_is_unknown_and_blocks_until_it_is_back() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.report(1, &[("ingress", 0)]);
+    world.report(2, &[("ingress", 2)]);
+    world.wait(1000);
+    world.report(1, &[("ingress", 0)]);
+    world.wait(1000);
+    let drain = world.drain("d");
+    assert_eq!((drain.in_flight, drain.unknown_reporters.len()), (0, 1));
+    assert_eq!(drain.unknown_reporters[0].reason, "silent for 2s");
+    assert_eq!(drain.phase(), v1::Phase::Draining);
+    world.report(2, &[("ingress", 0)]);
+    assert_eq!(world.phase("d"), v1::Phase::Quiet);
+}
+
+#[test]
+fn a_reporter_that_goes_in_the_quiet_period_blocks_the_end() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.report(1, &[("ingress", 0)]);
+    world.report(2, &[("ingress", 0)]);
+    assert_eq!(world.phase("d"), v1::Phase::Quiet);
+    world.happen(Event::Detached { stream: StreamId(2) });
+    assert_eq!(world.phase("d"), v1::Phase::Draining);
+    world.wait(29_999);
+    let unknown = world.drain("d").unknown_reporters;
+    assert_eq!(
+        (unknown[0].reason.as_str(), unknown[1].reason.as_str()),
+        ("silent for 29s", "stream closed 29s ago")
+    );
+    world.wait(1);
+    assert_eq!(world.phase("d"), v1::Phase::TimedOut);
+    assert_eq!(world.drain("d").unknown_reporters.len(), 2);
+}
+
+#[test]
+fn a_vm_that_comes_back_is_told_and_counts_again_once_it_has_answered() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.report(1, &[("ingress", 0)]);
+    world.happen(Event::Detached { stream: StreamId(2) });
+    world.attach(3, "a", 5, 12, &[("ingress", 0)]);
+    assert_eq!(world.directives(3), ["ingress"]);
+    assert_eq!(world.phase("d"), v1::Phase::Draining);
+    world.report(3, &[("ingress", 0)]);
+    assert_eq!(world.phase("d"), v1::Phase::Quiet);
+}
+
+#[test]
+fn a_node_that_joins_is_told_at_once() {
+    let mut world = two_workers();
+    world.start("d", &[]).unwrap();
+    world.attach(3, "b", 6, 13, &[("edge", 0)]);
+    assert_eq!(world.directives(3), [""]);
+    assert_eq!(world.drain("d").unknown_reporters.len(), 3);
+}
+
+#[test]
+fn overlapping_drains_compose() {
+    let mut world = two_workers();
+    world.start("one", &["ingress"]).unwrap();
+    world.start("two", &["ingress", "internal"]).unwrap();
+    assert_eq!(world.directives(1), ["ingress", "ingress", "internal"]);
+    let effects = world.core.cancel("two", world.now).unwrap();
+    world.take(effects);
+    assert_eq!(world.directives(1), ["ingress"]);
+    let effects = world.core.cancel("one", world.now).unwrap();
+    world.take(effects);
+    assert!(world.directives(1).is_empty());
+}
+
+#[test]
+fn an_ended_drain_holds_its_processes_but_not_the_envoy_that_takes_their_place() {
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    let overrides = PolicyOverrides {
+        timeout: Some(Duration::ZERO),
+        ..Default::default()
+    };
+    world.start_with("d", "", &[], &["ingress"], overrides).unwrap();
+    assert_eq!(world.phase("d"), v1::Phase::TimedOut);
+    assert_eq!(world.directives(1), ["ingress"]);
+    // The same process, another VM: still held.
+    world.attach(2, "a", 5, 12, &[("ingress", 0)]);
+    assert_eq!(world.directives(2), ["ingress"]);
+    // A new process under the same node id serves, and with the old one gone nothing is held.
+    world.attach(3, "a", 6, 13, &[("ingress", 0)]);
+    assert!(world.directives(3).is_empty());
+    world.happen(Event::Detached { stream: StreamId(1) });
+    world.happen(Event::Detached { stream: StreamId(2) });
+    let drain = world.drain("d");
+    assert_eq!((drain.phase(), drain.holding), (v1::Phase::TimedOut, false));
+    assert_eq!(
+        world.core.nodes(None, world.now)[0].listeners[0].phase(),
+        v1::Phase::Unspecified
+    );
+}
+
+#[test]
+fn a_lease_is_renewed_for_as_long_as_the_drain_holds() {
+    let mut world = two_workers();
+    let lease = Some(Duration::from_secs(3));
+    let overrides = PolicyOverrides {
+        lease,
+        timeout: Some(Duration::ZERO),
+        ..Default::default()
+    };
+    world.start_with("d", "", &[], &["ingress"], overrides).unwrap();
+    for _ in 0..5 {
+        world.told.clear();
+        world.wait(1000);
+        assert_eq!(world.directives(1), ["ingress"]);
+    }
+    let effects = world.core.cancel("d", world.now).unwrap();
+    world.take(effects);
+    world.told.clear();
+    world.wait(5000);
+    assert!(world.told.is_empty());
+}
+
+#[test]
+fn the_same_request_id_is_the_same_drain() {
+    let mut world = two_workers();
+    let none = PolicyOverrides::default();
+    assert_eq!(
+        world
+            .start_with("one", "deploy-7", &[], &["ingress"], none.clone())
+            .unwrap(),
+        "one"
+    );
+    assert_eq!(
+        world
+            .start_with("two", "deploy-7", &[], &["ingress"], none.clone())
+            .unwrap(),
+        "one"
+    );
+    let error = world
+        .start_with("two", "deploy-7", &[], &["internal"], none)
+        .unwrap_err();
+    assert_eq!(error, StartError::TakenRequestId("one".to_owned()));
+}
+
+#[test]
+fn a_scope_that_is_not_there_is_refused_with_what_is() {
+    assert_eq!(
+        World::new().start("d", &[]).unwrap_err(),
+        StartError::NobodyAttached
+    );
+    let mut world = two_workers();
+    let error = world.start("d", &["ingres"]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "no listener \"ingres\" on the nodes in scope; known: ingress, internal"
+    );
+    let error = world
+        .start_with("d", "", &["b"], &[], PolicyOverrides::default())
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "no node \"b\" is attached; attached: a");
+    assert!(world.core.drains(world.now).is_empty());
+}
+
+#[test]
+fn a_query_is_answered_by_the_last_live_reporter_to_answer_or_to_go() {
+    let mut world = two_workers();
+    let (ask, effects) = world.core.query(world.now);
+    world.take(effects);
+    assert!(
+        !world
+            .report(1, &[("ingress", 1)])
+            .contains(&Effect::Answered(ask))
+    );
+    let effects = world.happen(Event::Detached { stream: StreamId(2) });
+    assert!(effects.contains(&Effect::Answered(ask)));
+    let (ask, effects) = world.core.query(world.now);
+    world.take(effects);
+    let nodes = world.core.nodes(Some(ask), world.now);
+    assert!(
+        nodes[0]
+            .reporters
+            .iter()
+            .all(|reporter| reporter.state() == v1::ReporterState::Unknown)
+    );
+    assert!(
+        world
+            .report(1, &[("ingress", 1)])
+            .contains(&Effect::Answered(ask))
+    );
+    assert_eq!(
+        world.core.nodes(Some(ask), world.now)[0].listeners[0].in_flight,
+        1
+    );
+}
+
+#[test]
+fn what_is_stored_comes_before_what_is_sent() {
+    let mut world = two_workers();
+    let request = StartRequest {
+        id: "d".to_owned(),
+        ..Default::default()
+    };
+    let (_, effects) = world.core.start(request, world.now).unwrap();
+    let stored = effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Store(_)))
+        .unwrap();
+    let sent = effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Send { .. }))
+        .unwrap();
+    assert!(stored < sent);
+}
+
+#[test]
+fn a_running_drain_survives_its_control_plane_and_waits_for_who_was_there() {
+    let mut first = two_workers();
+    first.start("d", &["ingress"]).unwrap();
+    let record = first.stored.last().cloned().unwrap();
+
+    let mut second = World::after(vec![record]);
+    second.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    assert_eq!(second.directives(1), ["ingress"]);
+    second.report(1, &[("ingress", 0)]);
+    let drain = second.drain("d");
+    assert_eq!(drain.phase(), v1::Phase::Draining);
+    assert_eq!(
+        drain.unknown_reporters[0].reason,
+        "has not come back since the control plane restarted"
+    );
+    second.attach(2, "a", 5, 12, &[("ingress", 0)]);
+    second.report(2, &[("ingress", 0)]);
+    second.wait(200);
+    second.report(1, &[("ingress", 0)]);
+    second.report(2, &[("ingress", 0)]);
+    assert_eq!(second.phase("d"), v1::Phase::Drained);
+}
+
+#[test]
+fn an_ended_drain_is_after_a_restart_what_it_was_and_lets_go_when_nobody_comes_back() {
+    let mut first = two_workers();
+    let overrides = PolicyOverrides {
+        timeout: Some(Duration::ZERO),
+        ..Default::default()
+    };
+    first.start_with("d", "", &[], &[], overrides).unwrap();
+    let record = first.stored.last().cloned().unwrap();
+    let mut second = World::after(vec![record]);
+    assert_eq!(second.phase("d"), v1::Phase::TimedOut);
+    assert!(second.drain("d").holding);
+    second.wait(61_000);
+    assert!(!second.drain("d").holding);
+}
+
+#[test]
+fn the_generation_grows_over_restarts() {
+    let mut first = two_workers();
+    first.start("d", &[]).unwrap();
+    let before = first.told[&1].generation;
+    let mut second = World::after(Vec::new());
+    second.core.generation = second.core.generation.max(before);
+    assert!(second.start.wall.duration_since(UNIX_EPOCH).unwrap().as_millis() >= u128::from(before) - 1);
+    second.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    assert!(second.told[&1].generation >= before);
+}
+
+#[test]
+fn an_announced_drain_shows_counts_and_closes_nothing() {
+    let mut world = two_workers();
+    let overrides = PolicyOverrides {
+        announce: Some(Duration::from_secs(5)),
+        ..Default::default()
+    };
+    world.start_with("d", "", &[], &["ingress"], overrides).unwrap();
+    world.report(1, &[("ingress", 2)]);
+    world.report(2, &[("ingress", 0)]);
+    let drain = world.drain("d");
+    assert_eq!(
+        (drain.phase(), drain.in_flight, drain.holding),
+        (v1::Phase::Announced, 2, false)
+    );
+    assert!(world.directives(1).is_empty());
+    // Nobody has been told to speak more often yet, so nobody is silent.
+    world.wait(4999);
+    assert_eq!(world.drain("d").unknown_reporters, []);
+    world.wait(1);
+    assert_eq!(world.directives(1), ["ingress"]);
+}

@@ -1,0 +1,490 @@
+//! The drains: starting, cancelling, feeding them what reporters say, and what they have the filters do.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use ebb_proto::v1;
+use thiserror::Error;
+
+use super::{
+    Core, Effect, Now,
+    fleet::{Epoch, Reporter},
+    machine::{self, Hold, Machine, Outcome},
+    policy::{Policy, PolicyError, PolicyOverrides},
+    record::Record,
+    tally::{Scope, Tally},
+};
+
+/// The longest `request_id`, in bytes.
+pub const MAX_REQUEST_ID: usize = 128;
+
+/// How many drains that have ended and hold nothing are remembered.
+const REMEMBERED: usize = 256;
+
+/// One drain, running or ended.
+#[derive(Debug)]
+pub struct Drain {
+    pub(super) id: String,
+    pub(super) request_id: String,
+    pub(super) sequence: u64,
+    pub(super) scope: Scope,
+    pub(super) started_at: SystemTime,
+    pub(super) started: Instant,
+    pub(super) machine: Machine,
+    pub(super) tally: Tally,
+    /// How it looked when it ended: what it holds goes on changing after that.
+    pub(super) last: Option<v1::Drain>,
+    /// When its lease is renewed next.
+    pub(super) renew_at: Option<Instant>,
+}
+
+/// What a caller wants drained.
+#[derive(Clone, Debug, Default)]
+pub struct StartRequest {
+    /// The id that the drain gets, if it is a new one. Never used twice.
+    pub id: String,
+    /// The caller's own, to make a repeated call safe; empty = none.
+    pub request_id: String,
+    /// What to drain.
+    pub scope: Scope,
+    /// The keys of the policy that the caller set.
+    pub overrides: PolicyOverrides,
+}
+
+/// Why a drain was not started.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StartError {
+    /// The policy cannot be.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The `request_id` is too long.
+    #[error("request_id: {0} bytes, at most {MAX_REQUEST_ID}")]
+    LongRequestId(usize),
+    /// The `request_id` belongs to another drain.
+    #[error("request_id: drain {0} has it, with another scope or policy; choose a new one")]
+    TakenRequestId(String),
+    /// No Envoy is attached.
+    #[error(
+        "no Envoy is attached: load the filter (`ebb envoy-config`) and point its cluster at this control plane"
+    )]
+    NobodyAttached,
+    /// Not a node.
+    #[error("no node {name:?} is attached; attached: {}", list(.known))]
+    UnknownNode {
+        /// What the caller named.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Not a listener of any node in scope.
+    #[error("no listener {name:?} on the nodes in scope; known: {}", list(.known))]
+    UnknownListener {
+        /// What the caller named.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+impl Drain {
+    /// A drain that an earlier control plane left; `None` if its record makes no sense.
+    pub(super) fn resume(record: Record, now: Now) -> Option<(u64, Self)> {
+        let drain = record.drain?;
+        let scope = drain.scope.clone().map(Scope::from).unwrap_or_default();
+        let overrides = PolicyOverrides::from_proto(drain.policy.as_ref()?).ok()?;
+        let policy = Policy::default().with(&overrides).ok()?;
+        let started_at = SystemTime::try_from(drain.started_at?).ok()?;
+        // A clock set back meanwhile must not put the start into the future, nor the deadline far away.
+        let age = now.wall.duration_since(started_at).unwrap_or_default();
+        let started = now.instant.checked_sub(age).unwrap_or(now.instant);
+        let span = |wire: Option<prost_types::Duration>| wire.and_then(|span| Duration::try_from(span).ok());
+        let closing_since = span(record.closing_after).map(|after| started + after);
+        let hold = if drain.holding {
+            Hold::Holding
+        } else {
+            Hold::Released
+        };
+        let outcome = match drain.phase() {
+            v1::Phase::Drained => Some(Outcome::Drained),
+            v1::Phase::TimedOut => Some(Outcome::TimedOut),
+            v1::Phase::Cancelled => Some(Outcome::Cancelled),
+            _ => None,
+        };
+        let mut tally = Tally::default();
+        for member in &record.members {
+            tally.expect(Epoch(member.epoch), &member.node, member.process);
+        }
+        let (machine, last) = match outcome {
+            None => (Machine::resume(policy, started, closing_since), None),
+            Some(outcome) => {
+                let at = started + span(drain.elapsed).unwrap_or_default();
+                (
+                    Machine::ended(policy, started, closing_since, outcome, at, hold),
+                    Some(drain.clone()),
+                )
+            }
+        };
+        let renew_at = machine.closing_since().map(|_| now.instant);
+        let (id, request_id, sequence) = (drain.id, drain.request_id, record.sequence);
+        Some((
+            sequence,
+            Self {
+                id,
+                request_id,
+                sequence,
+                scope,
+                started_at,
+                started,
+                machine,
+                tally,
+                last,
+                renew_at,
+            },
+        ))
+    }
+
+    fn record(&self, view: v1::Drain) -> Record {
+        Record {
+            drain: Some(view),
+            closing_after: self
+                .machine
+                .closing_since()
+                .and_then(|since| since.saturating_duration_since(self.started).try_into().ok()),
+            sequence: self.sequence,
+            members: self.tally.records(),
+        }
+    }
+
+    /// Whether it concerns a reporter now. One that has ended holds just the processes that it drained, so that an
+    /// Envoy started in the place of a drained one serves.
+    fn covers(&self, epoch: Epoch, reporter: &Reporter) -> bool {
+        match self.machine.outcome() {
+            None => self.scope.has(reporter),
+            Some((_, Hold::Released)) => false,
+            Some((_, Hold::Holding)) => {
+                self.scope.has(reporter)
+                    && (self.tally.has(epoch) || self.tally.has_process(reporter.process))
+            }
+        }
+    }
+
+    /// What a filter in its scope has to do; nothing while it does not close.
+    pub(super) fn directives(&self, now: Instant) -> Vec<v1::Directive> {
+        let Some(since) = self.machine.closing_since() else {
+            return Vec::new();
+        };
+        let policy = self.machine.policy();
+        let wire = |span: Duration| span.try_into().ok();
+        let directive = |listener: String| v1::Directive {
+            listener,
+            ramp: wire(policy.ramp),
+            elapsed: wire(now.saturating_duration_since(since)),
+            lease: wire(policy.lease),
+            awaited: !self.machine.is_ended(),
+        };
+        if self.scope.listeners.is_empty() {
+            vec![directive(String::new())]
+        } else {
+            self.scope.listeners.iter().cloned().map(directive).collect()
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        [self.machine.next_deadline(), self.renew_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Core {
+    /// Starts a drain, or finds the one that the same request id started before. Returns its id.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub fn start(&mut self, request: StartRequest, now: Now) -> Result<(String, Vec<Effect>), StartError> {
+        if request.request_id.len() > MAX_REQUEST_ID {
+            return Err(StartError::LongRequestId(request.request_id.len()));
+        }
+        let policy = self.defaults.with(&request.overrides)?;
+        let same = |drain: &&Drain| !drain.request_id.is_empty() && drain.request_id == request.request_id;
+        if let Some(drain) = self.drains.values().find(same) {
+            return if drain.scope == request.scope && *drain.machine.policy() == policy {
+                Ok((drain.id.clone(), Vec::new()))
+            } else {
+                Err(StartError::TakenRequestId(drain.id.clone()))
+            };
+        }
+        self.check_scope(&request.scope)?;
+
+        let sequence = self.drains.last_key_value().map_or(1, |(last, _)| last + 1);
+        let (machine, effects) = Machine::start(policy, now.instant);
+        let mut tally = Tally::default();
+        for (epoch, reporter) in self
+            .fleet
+            .reporters()
+            .filter(|(_, reporter)| request.scope.has(reporter))
+        {
+            tally.update(epoch, reporter, &request.scope);
+        }
+        let id = request.id.clone();
+        self.drains.insert(
+            sequence,
+            Drain {
+                id: request.id,
+                request_id: request.request_id,
+                sequence,
+                scope: request.scope,
+                started_at: now.wall,
+                started: now.instant,
+                machine,
+                tally,
+                last: None,
+                renew_at: None,
+            },
+        );
+        let mut out = Vec::new();
+        self.carry_out(sequence, effects, now, &mut out);
+        self.forget_old(&mut out);
+        Ok((id, out))
+    }
+
+    fn check_scope(&self, scope: &Scope) -> Result<(), StartError> {
+        if self.fleet.nodes().next().is_none() {
+            return Err(StartError::NobodyAttached);
+        }
+        if let Some(name) = scope
+            .nodes
+            .iter()
+            .find(|name| !self.fleet.nodes().any(|(id, _)| **id == ***name))
+        {
+            let known = self.fleet.nodes().map(|(id, _)| id.to_string()).collect();
+            return Err(StartError::UnknownNode {
+                name: name.clone(),
+                known,
+            });
+        }
+        let mut known: Vec<String> = self
+            .fleet
+            .reporters()
+            .filter(|(_, reporter)| scope.has_node(&reporter.node))
+            .flat_map(|(_, reporter)| reporter.listeners.iter().map(|listener| listener.name.clone()))
+            .collect();
+        known.sort();
+        known.dedup();
+        match scope.listeners.iter().find(|name| !known.contains(name)) {
+            Some(name) => Err(StartError::UnknownListener {
+                name: name.clone(),
+                known,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a drain as cancelled, or releases one that has ended. `None` = no drain of that id.
+    pub fn cancel(&mut self, id: &str, now: Now) -> Option<Vec<Effect>> {
+        let sequence = self.find(id)?.sequence;
+        let mut out = Vec::new();
+        self.drive(sequence, machine::Event::Cancel, now, &mut out);
+        Some(out)
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<&Drain> {
+        self.drains.values().find(|drain| drain.id == id)
+    }
+
+    /// Shows a reporter, as it is now, to every drain that it concerns.
+    pub(super) fn look_at(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
+        let Some(reporter) = self.fleet.get(epoch) else {
+            return;
+        };
+        let mut concerned = Vec::new();
+        let mut joined = false;
+        for (sequence, drain) in &mut self.drains {
+            let member = drain.tally.has(epoch);
+            if drain.covers(epoch, reporter) {
+                drain.tally.update(epoch, reporter, &drain.scope);
+                joined |= !member;
+                concerned.push(*sequence);
+            } else if member {
+                drain.tally.remove(epoch);
+                concerned.push(*sequence);
+            }
+        }
+        if joined {
+            self.send(epoch, now, out);
+        }
+        for sequence in concerned {
+            self.observe(sequence, now, out);
+        }
+    }
+
+    fn observe(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
+        if drain.machine.is_ended() {
+            return;
+        }
+        out.push(Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: false,
+        });
+        let seen = machine::Event::Observed(drain.tally.observation());
+        self.drive(sequence, seen, now, out);
+    }
+
+    fn drive(&mut self, sequence: u64, event: machine::Event, now: Now, out: &mut Vec<Effect>) {
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
+        let effects = drain.machine.handle(event, now.instant);
+        self.carry_out(sequence, effects, now, out);
+    }
+
+    fn carry_out(&mut self, sequence: u64, effects: Vec<machine::Effect>, now: Now, out: &mut Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                machine::Effect::Publish => self.publish(sequence, now, out),
+                machine::Effect::Confirm => self.confirm(sequence, now, out),
+                machine::Effect::Keep => self.keep(sequence, now, out),
+                machine::Effect::Changed => self.changed(sequence, out),
+            }
+        }
+    }
+
+    /// Tells the members of a drain what to do. While it runs, their word counts again only when they have answered.
+    fn publish(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+        self.generation += 1;
+        self.ask += 1;
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
+        let lease = drain.machine.policy().lease;
+        drain.renew_at = drain.machine.closing_since().map(|_| now.instant + lease / 3);
+        let members: Vec<Epoch> = drain.tally.members().collect();
+        if !drain.machine.is_ended() {
+            drain.tally.told(self.ask);
+            for (epoch, reporter) in members
+                .iter()
+                .filter_map(|epoch| Some((*epoch, self.fleet.get(*epoch)?)))
+            {
+                drain.tally.update(epoch, reporter, &drain.scope);
+            }
+        }
+        for epoch in members {
+            self.send(epoch, now, out);
+        }
+        self.observe(sequence, now, out);
+    }
+
+    fn confirm(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+        self.ask += 1;
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
+        drain.tally.confirm(self.ask);
+        for epoch in drain.tally.members().collect::<Vec<_>>() {
+            self.send(epoch, now, out);
+        }
+        self.observe(sequence, now, out);
+    }
+
+    /// Has a drain written down, and freezes how it looked when it ended.
+    fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
+        let view = self.drain_view(drain, now.instant);
+        out.push(Effect::Store(Box::new(drain.record(view.clone()))));
+        if let Some(drain) = self
+            .drains
+            .get_mut(&sequence)
+            .filter(|drain| drain.machine.is_ended())
+        {
+            drain.last = Some(view);
+        }
+    }
+
+    fn changed(&self, sequence: u64, out: &mut Vec<Effect>) {
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
+        out.push(Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: true,
+        });
+        out.push(Effect::FleetChanged);
+    }
+
+    pub(super) fn tick_drains(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let due = |drain: &&Drain| drain.next_deadline().is_some_and(|at| at <= now.instant);
+        for sequence in self
+            .drains
+            .values()
+            .filter(due)
+            .map(|drain| drain.sequence)
+            .collect::<Vec<_>>()
+        {
+            self.drive(sequence, machine::Event::Tick, now, out);
+            let Some(drain) = self.drains.get_mut(&sequence) else {
+                continue;
+            };
+            if drain.renew_at.is_some_and(|at| at <= now.instant) {
+                drain.renew_at = Some(now.instant + drain.machine.policy().lease / 3);
+                for epoch in drain.tally.members().collect::<Vec<_>>() {
+                    self.send(epoch, now, out);
+                }
+            }
+        }
+    }
+
+    /// Releases ended drains that hold nobody.
+    pub(super) fn release_the_empty(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let empty = |drain: &&Drain| drain.machine.is_ended() && drain.tally.members().next().is_none();
+        for sequence in self
+            .drains
+            .values()
+            .filter(empty)
+            .map(|drain| drain.sequence)
+            .collect::<Vec<_>>()
+        {
+            self.drive(sequence, machine::Event::NobodyLeft, now, out);
+        }
+    }
+
+    /// Lets ended drains go of members that an earlier control plane knew and that never came back to this one.
+    pub(super) fn release_the_gone(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for drain in self.drains.values_mut().filter(|drain| drain.machine.is_ended()) {
+            for epoch in drain
+                .tally
+                .members()
+                .filter(|epoch| self.fleet.get(*epoch).is_none())
+                .collect::<Vec<_>>()
+            {
+                drain.tally.remove(epoch);
+            }
+        }
+        self.release_the_empty(now, out);
+    }
+
+    fn forget_old(&mut self, out: &mut Vec<Effect>) {
+        let released = |drain: &&Drain| matches!(drain.machine.outcome(), Some((_, Hold::Released)));
+        let old: Vec<u64> = self
+            .drains
+            .values()
+            .filter(released)
+            .map(|drain| drain.sequence)
+            .collect();
+        for sequence in old.iter().take(old.len().saturating_sub(REMEMBERED)) {
+            out.extend(self.drains.remove(sequence).map(|drain| Effect::Forget(drain.id)));
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The drain machine: one drain, from its announcement to its end.
+//!
+//! ```text
+//!   start --announce over--> Draining <---------------------------.
+//!     |                         | zero, nobody unknown            | in flight, or somebody unknown
+//!     | announce > 0            v                                 |
+//!     '--> Announced          Quiet --quiet period over--> Confirming --all confirmed--> Ended(drained)
+//!                               ^ |                               |
+//!                               '-'  a request came and went      | (the same: back to Quiet)
+//!                               ^---------------------------------'
+//!
+//!   any state but Ended: the deadline passes -> Ended(timed out); cancel -> Ended(cancelled)
+//!   Ended(drained | timed out) holds until it is released, by a cancel or because nobody is left to hold.
+//! ```
+//! A reporter whose last word was zero may have died since; so at the end of the quiet period everybody is asked
+//! once more, and only their answers end the drain. That costs one round trip and is what makes `drained` true.
+//!
+//! Nothing in here reads a clock, waits or does I/O: time comes in as `now`, work goes out as [`Effect`]s.
+
+use std::time::{Duration, Instant};
+
+use ebb_proto::v1;
+use serde::{Deserialize, Serialize};
+
+use super::policy::{OnTimeout, Policy};
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every request is done.
+    Drained,
+    /// The deadline came first.
+    TimedOut,
+    /// A caller ended it.
+    Cancelled,
+}
+
+/// Whether the listeners of an ended drain go on closing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// They do.
+    Holding,
+    /// They serve as before.
+    Released,
+}
+
+/// Where a drain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Announced,
+    Draining,
+    Quiet {
+        since: Instant,
+        arrivals: u64,
+    },
+    Confirming {
+        arrivals: u64,
+    },
+    Ended {
+        outcome: Outcome,
+        at: Instant,
+        hold: Hold,
+    },
+}
+
+/// What is known of the traffic in the scope of a drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// Requests in flight, of the reporters that are known.
+    pub in_flight: u64,
+    /// Requests that have begun since the drain did; only ever compared with itself.
+    pub arrivals: u64,
+    /// Reporters whose count is not known.
+    pub unknown: usize,
+    /// Reporters that have not answered since the last [`Effect::Confirm`].
+    pub unconfirmed: usize,
+}
+
+/// What happens to a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The traffic changed, or somebody answered.
+    Observed(Observation),
+    /// A caller wants it to end, or to let go.
+    Cancel,
+    /// Nobody that an ended drain holds is left.
+    NobodyLeft,
+    /// Time passed.
+    Tick,
+}
+
+/// What a drain wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// What the filters have to do has changed: tell them.
+    Publish,
+    /// Ask every reporter in scope; its answer shows in [`Observation::unconfirmed`].
+    Confirm,
+    /// Write it down, before anything that follows: a control plane that comes after this one has to know.
+    Keep,
+    /// The phase, or whether it holds, changed: tell whoever watches.
+    Changed,
+}
+
+/// One drain.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    policy: Policy,
+    started: Instant,
+    closing_since: Option<Instant>,
+    state: State,
+}
+
+impl Machine {
+    /// A drain that starts now, and the first thing it wants done.
+    pub fn start(policy: Policy, now: Instant) -> (Self, Vec<Effect>) {
+        let mut machine = Self {
+            policy,
+            started: now,
+            closing_since: None,
+            state: State::Announced,
+        };
+        let mut effects = machine.handle(Event::Tick, now);
+        if effects.is_empty() {
+            effects.extend([Effect::Keep, Effect::Publish, Effect::Changed]);
+        }
+        (machine, effects)
+    }
+
+    /// A drain that an earlier control plane started at `started` and had not ended. It is judged anew from what the
+    /// reporters say now; its deadline stays where it was.
+    pub fn resume(policy: Policy, started: Instant, closing_since: Option<Instant>) -> Self {
+        let state = if closing_since.is_some() {
+            State::Draining
+        } else {
+            State::Announced
+        };
+        Self {
+            policy,
+            started,
+            closing_since,
+            state,
+        }
+    }
+
+    /// A drain that has ended before.
+    pub fn ended(
+        policy: Policy,
+        started: Instant,
+        closing_since: Option<Instant>,
+        outcome: Outcome,
+        at: Instant,
+        hold: Hold,
+    ) -> Self {
+        Self {
+            policy,
+            started,
+            closing_since,
+            state: State::Ended { outcome, at, hold },
+        }
+    }
+
+    /// Takes one event. The deadline is looked at first, whatever the event.
+    pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        if !self.is_ended() && now >= self.deadline() {
+            return self.end(Outcome::TimedOut, now);
+        }
+        match (event, self.state) {
+            (
+                Event::Cancel,
+                State::Ended {
+                    outcome,
+                    at,
+                    hold: Hold::Holding,
+                },
+            )
+            | (
+                Event::NobodyLeft,
+                State::Ended {
+                    outcome,
+                    at,
+                    hold: Hold::Holding,
+                },
+            ) => {
+                self.state = State::Ended {
+                    outcome,
+                    at,
+                    hold: Hold::Released,
+                };
+                vec![Effect::Keep, Effect::Publish, Effect::Changed]
+            }
+            (Event::Cancel, State::Ended { .. }) | (Event::NobodyLeft, _) => Vec::new(),
+            (Event::Cancel, _) => self.end(Outcome::Cancelled, now),
+            (Event::Observed(seen), state) => self.observed(seen, state, now),
+            (Event::Tick, state) => self.tick(state, now),
+        }
+    }
+
+    fn observed(&mut self, seen: Observation, state: State, now: Instant) -> Vec<Effect> {
+        let zero = seen.in_flight == 0 && seen.unknown == 0;
+        match state {
+            State::Announced | State::Ended { .. } => Vec::new(),
+            State::Draining if zero => self.quiet(seen, now, vec![Effect::Changed]),
+            State::Draining => Vec::new(),
+            State::Quiet { .. } | State::Confirming { .. } if !zero => {
+                self.state = State::Draining;
+                vec![Effect::Changed]
+            }
+            State::Quiet { arrivals, .. } | State::Confirming { arrivals } if arrivals != seen.arrivals => {
+                self.quiet(seen, now, Vec::new())
+            }
+            State::Confirming { .. } if seen.unconfirmed == 0 => self.end(Outcome::Drained, now),
+            State::Quiet { .. } | State::Confirming { .. } => Vec::new(),
+        }
+    }
+
+    fn quiet(&mut self, seen: Observation, now: Instant, mut effects: Vec<Effect>) -> Vec<Effect> {
+        self.state = State::Quiet {
+            since: now,
+            arrivals: seen.arrivals,
+        };
+        effects.extend(self.tick(self.state, now));
+        effects
+    }
+
+    fn tick(&mut self, state: State, now: Instant) -> Vec<Effect> {
+        match state {
+            State::Announced if now >= self.started + self.policy.announce => {
+                self.state = State::Draining;
+                self.closing_since = Some(now);
+                vec![Effect::Keep, Effect::Publish, Effect::Changed]
+            }
+            State::Quiet { since, arrivals } if now >= since + self.policy.quiet_period => {
+                self.state = State::Confirming { arrivals };
+                vec![Effect::Confirm]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome, now: Instant) -> Vec<Effect> {
+        let hold = match (outcome, self.policy.on_timeout) {
+            (Outcome::Cancelled, _) | (Outcome::TimedOut, OnTimeout::Abort) => Hold::Released,
+            (Outcome::Drained, _) | (Outcome::TimedOut, OnTimeout::Proceed) => Hold::Holding,
+        };
+        // A deadline inside the announcement still leaves a drain that holds, so it closes from here on.
+        if hold == Hold::Holding {
+            self.closing_since.get_or_insert(now);
+        }
+        self.state = State::Ended {
+            outcome,
+            at: now,
+            hold,
+        };
+        vec![Effect::Keep, Effect::Publish, Effect::Changed]
+    }
+
+    /// When [`Event::Tick`] is due next; `None` = never.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadline = self.deadline();
+        match self.state {
+            State::Announced => Some(deadline.min(self.started + self.policy.announce)),
+            State::Draining | State::Confirming { .. } => Some(deadline),
+            State::Quiet { since, .. } => Some(deadline.min(since + self.policy.quiet_period)),
+            State::Ended { .. } => None,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.started + self.policy.timeout
+    }
+
+    /// Its policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Since when its listeners close, if they do.
+    pub fn closing_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Ended {
+                hold: Hold::Released, ..
+            } => None,
+            _ => self.closing_since,
+        }
+    }
+
+    /// How it ended, and whether it holds; `None` while it runs.
+    pub fn outcome(&self) -> Option<(Outcome, Hold)> {
+        match self.state {
+            State::Ended { outcome, hold, .. } => Some((outcome, hold)),
+            _ => None,
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, State::Ended { .. })
+    }
+
+    /// From its start until now, or until its end.
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        let until = if let State::Ended { at, .. } = self.state {
+            at
+        } else {
+            now
+        };
+        until.saturating_duration_since(self.started)
+    }
+
+    /// Where it stands, in the words of the wire.
+    pub fn phase(&self) -> v1::Phase {
+        match self.state {
+            State::Announced => v1::Phase::Announced,
+            State::Draining => v1::Phase::Draining,
+            State::Quiet { .. } | State::Confirming { .. } => v1::Phase::Quiet,
+            State::Ended {
+                outcome: Outcome::Drained,
+                ..
+            } => v1::Phase::Drained,
+            State::Ended {
+                outcome: Outcome::TimedOut,
+                ..
+            } => v1::Phase::TimedOut,
+            State::Ended {
+                outcome: Outcome::Cancelled,
+                ..
+            } => v1::Phase::Cancelled,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

@@ -1,0 +1,295 @@
+use super::*;
+
+const QUIET: Duration = Duration::from_millis(200);
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn policy() -> Policy {
+    Policy {
+        quiet_period: QUIET,
+        timeout: TIMEOUT,
+        ..Policy::default()
+    }
+}
+
+fn seen(in_flight: u64, arrivals: u64) -> Event {
+    Event::Observed(Observation {
+        in_flight,
+        arrivals,
+        unknown: 0,
+        unconfirmed: 0,
+    })
+}
+
+fn unconfirmed(unconfirmed: usize) -> Event {
+    Event::Observed(Observation {
+        unconfirmed,
+        ..Observation::default()
+    })
+}
+
+/// A drain with one request in flight, and its start.
+fn draining() -> (Machine, Instant) {
+    let start = Instant::now();
+    let (mut machine, effects) = Machine::start(policy(), start);
+    assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
+    assert_eq!(machine.handle(seen(1, 0), start), []);
+    (machine, start)
+}
+
+#[test]
+fn without_an_announcement_it_closes_at_once() {
+    let (machine, start) = draining();
+    assert_eq!(machine.phase(), v1::Phase::Draining);
+    assert_eq!(machine.closing_since(), Some(start));
+}
+
+#[test]
+fn an_announcement_delays_the_closing_and_the_judging() {
+    let start = Instant::now();
+    let announce = Duration::from_secs(1);
+    let (mut machine, effects) = Machine::start(Policy { announce, ..policy() }, start);
+    assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
+    assert_eq!(machine.closing_since(), None);
+    assert_eq!(machine.next_deadline(), Some(start + announce));
+    assert_eq!(machine.handle(seen(0, 0), start + announce / 2), []);
+    assert_eq!(machine.phase(), v1::Phase::Announced);
+    let effects = machine.handle(Event::Tick, start + announce);
+    assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
+    assert_eq!(machine.closing_since(), Some(start + announce));
+}
+
+#[test]
+fn zero_is_not_the_end_before_the_quiet_period_and_a_confirmation() {
+    let (mut machine, start) = draining();
+    let zero = start + Duration::from_secs(1);
+    assert_eq!(machine.handle(seen(0, 1), zero), [Effect::Changed]);
+    assert_eq!(machine.next_deadline(), Some(zero + QUIET));
+    assert_eq!(machine.handle(Event::Tick, zero + QUIET / 2), []);
+    assert_eq!(machine.handle(Event::Tick, zero + QUIET), [Effect::Confirm]);
+    assert_eq!(
+        machine.handle(
+            Event::Observed(Observation {
+                arrivals: 1,
+                unconfirmed: 1,
+                ..Default::default()
+            }),
+            zero + QUIET
+        ),
+        []
+    );
+    let end = machine.handle(seen(0, 1), zero + QUIET);
+    assert_eq!(end, [Effect::Keep, Effect::Publish, Effect::Changed]);
+    assert_eq!(machine.outcome(), Some((Outcome::Drained, Hold::Holding)));
+    assert_eq!(machine.elapsed(zero + TIMEOUT), Duration::from_secs(1) + QUIET);
+}
+
+#[test]
+fn a_request_that_came_and_went_restarts_the_quiet_period() {
+    let (mut machine, start) = draining();
+    machine.handle(seen(0, 1), start);
+    assert_eq!(machine.handle(seen(0, 2), start + QUIET / 2), []);
+    assert_eq!(machine.handle(Event::Tick, start + QUIET), []);
+    assert_eq!(
+        machine.handle(Event::Tick, start + QUIET / 2 + QUIET),
+        [Effect::Confirm]
+    );
+}
+
+#[test]
+fn a_request_during_the_confirmation_goes_back_to_draining() {
+    let (mut machine, start) = draining();
+    machine.handle(seen(0, 0), start);
+    machine.handle(Event::Tick, start + QUIET);
+    assert_eq!(machine.handle(seen(1, 1), start + QUIET), [Effect::Changed]);
+    assert_eq!(machine.phase(), v1::Phase::Draining);
+}
+
+#[test]
+fn an_unknown_reporter_blocks_until_the_deadline() {
+    let (mut machine, start) = draining();
+    let unknown = Event::Observed(Observation {
+        unknown: 1,
+        ..Observation::default()
+    });
+    assert_eq!(machine.handle(unknown, start), []);
+    assert_eq!(machine.handle(Event::Tick, start + TIMEOUT - QUIET), []);
+    assert!(!machine.handle(Event::Tick, start + TIMEOUT).is_empty());
+    assert_eq!(machine.outcome(), Some((Outcome::TimedOut, Hold::Holding)));
+}
+
+#[test]
+fn a_quiet_period_of_zero_confirms_the_first_zero() {
+    let start = Instant::now();
+    let (mut machine, _) = Machine::start(
+        Policy {
+            quiet_period: Duration::ZERO,
+            ..policy()
+        },
+        start,
+    );
+    assert_eq!(
+        machine.handle(unconfirmed(1), start),
+        [Effect::Changed, Effect::Confirm]
+    );
+    machine.handle(unconfirmed(0), start);
+    assert_eq!(machine.phase(), v1::Phase::Drained);
+}
+
+#[test]
+fn a_timeout_of_zero_ends_at_once_and_holds() {
+    let start = Instant::now();
+    let (machine, effects) = Machine::start(
+        Policy {
+            timeout: Duration::ZERO,
+            ..policy()
+        },
+        start,
+    );
+    assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
+    assert_eq!(machine.outcome(), Some((Outcome::TimedOut, Hold::Holding)));
+    assert_eq!(machine.closing_since(), Some(start));
+}
+
+#[test]
+fn a_deadline_with_abort_lets_go() {
+    let start = Instant::now();
+    let (mut machine, _) = Machine::start(
+        Policy {
+            on_timeout: OnTimeout::Abort,
+            ..policy()
+        },
+        start,
+    );
+    machine.handle(Event::Tick, start + TIMEOUT);
+    assert_eq!(machine.outcome(), Some((Outcome::TimedOut, Hold::Released)));
+    assert_eq!(machine.closing_since(), None);
+}
+
+#[test]
+fn cancel_ends_a_running_drain_and_releases_an_ended_one_without_changing_its_outcome() {
+    let (mut machine, start) = draining();
+    machine.handle(Event::Cancel, start);
+    assert_eq!(machine.outcome(), Some((Outcome::Cancelled, Hold::Released)));
+    assert_eq!(machine.handle(Event::Cancel, start), []);
+
+    let (mut machine, start) = draining();
+    machine.handle(Event::Tick, start + TIMEOUT);
+    assert_eq!(
+        machine.handle(Event::Cancel, start + TIMEOUT),
+        [Effect::Keep, Effect::Publish, Effect::Changed]
+    );
+    assert_eq!(machine.outcome(), Some((Outcome::TimedOut, Hold::Released)));
+}
+
+#[test]
+fn an_ended_drain_that_holds_nobody_is_released_and_a_running_one_is_not() {
+    let (mut machine, start) = draining();
+    assert_eq!(machine.handle(Event::NobodyLeft, start), []);
+    machine.handle(Event::Tick, start + TIMEOUT);
+    machine.handle(Event::NobodyLeft, start + TIMEOUT);
+    assert_eq!(machine.outcome(), Some((Outcome::TimedOut, Hold::Released)));
+}
+
+#[test]
+fn a_resumed_drain_keeps_its_deadline_and_is_judged_anew() {
+    let start = Instant::now();
+    let mut machine = Machine::resume(policy(), start, Some(start));
+    assert_eq!(machine.phase(), v1::Phase::Draining);
+    assert_eq!(machine.next_deadline(), Some(start + TIMEOUT));
+    let mut late = Machine::resume(policy(), start, Some(start));
+    late.handle(Event::Tick, start + TIMEOUT * 2);
+    assert_eq!(late.phase(), v1::Phase::TimedOut);
+    machine.handle(seen(0, 0), start);
+    assert_eq!(machine.phase(), v1::Phase::Quiet);
+}
+
+mod property {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        See {
+            in_flight: u64,
+            new: u64,
+            unknown: usize,
+            unconfirmed: usize,
+        },
+        Cancel,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let see =
+            (0u64..3, 0u64..2, 0usize..2, 0usize..2).prop_map(|(in_flight, new, unknown, unconfirmed)| {
+                Step::See {
+                    in_flight,
+                    new,
+                    unknown,
+                    unconfirmed,
+                }
+            });
+        let step = prop_oneof![6 => (0u64..400).prop_map(Step::Wait), 8 => see, 1 => Just(Step::Cancel)];
+        prop::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        /// Against a model that only remembers since when nothing was in flight, unknown or new: whatever the order
+        /// of events and the clock, `drained` comes only after that long, the deadline always holds, a cancel wins.
+        #[test]
+        fn any_order_of_events_keeps_the_rules(steps in steps(), quiet in 0u64..500, announce in 0u64..500) {
+            let start = Instant::now();
+            let quiet = Duration::from_millis(quiet);
+            let policy = Policy {
+                quiet_period: quiet,
+                announce: Duration::from_millis(announce),
+                timeout: Duration::from_secs(2),
+                ..Policy::default()
+            };
+            let (mut machine, _) = Machine::start(policy.clone(), start);
+            let (mut now, mut arrivals) = (start, 0);
+            let mut zero_since: Option<Instant> = None;
+            for step in steps {
+                let before = machine.outcome();
+                let mut last = None;
+                match step {
+                    Step::Wait(millis) => {
+                        now += Duration::from_millis(millis);
+                        machine.handle(Event::Tick, now);
+                    }
+                    Step::See { in_flight, new, unknown, unconfirmed } => {
+                        arrivals += new;
+                        let seen = Observation { in_flight, arrivals, unknown, unconfirmed };
+                        last = Some(seen);
+                        machine.handle(Event::Observed(seen), now);
+                        if in_flight > 0 || unknown > 0 {
+                            zero_since = None;
+                        } else if zero_since.is_none() || new > 0 {
+                            zero_since = Some(now);
+                        }
+                    }
+                    Step::Cancel => {
+                        machine.handle(Event::Cancel, now);
+                        let outcome = machine.outcome().map(|(outcome, _)| outcome);
+                        let late = now >= start + policy.timeout;
+                        match before {
+                            None => prop_assert_eq!(outcome, Some(if late { Outcome::TimedOut } else { Outcome::Cancelled })),
+                            Some((was, _)) => prop_assert_eq!(outcome, Some(was)),
+                        }
+                    }
+                }
+                if before.is_none() && machine.outcome().map(|(outcome, _)| outcome) == Some(Outcome::Drained) {
+                    let seen = last.expect("only an observation ends a drain as drained");
+                    prop_assert_eq!((seen.in_flight, seen.unknown, seen.unconfirmed), (0, 0, 0));
+                    prop_assert!(zero_since.is_some_and(|since| now >= since + quiet));
+                    prop_assert!(now < start + policy.timeout);
+                }
+                if now >= start + policy.timeout {
+                    machine.handle(Event::Tick, now);
+                    prop_assert!(machine.is_ended());
+                }
+            }
+        }
+    }
+}

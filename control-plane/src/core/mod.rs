@@ -1,0 +1,323 @@
+//! The pure core: everything the control plane knows and decides, without I/O, clock or async.
+//!
+//! | file | what |
+//! |---|---|
+//! | `policy` | how a drain behaves: keys, defaults, what fits together |
+//! | `machine` | one drain: its phases |
+//! | `tally` | what a drain counts: members and their sums |
+//! | `fleet` | who is attached, and whether their word counts |
+//! | `drains` | the drains and what they have the filters do |
+//! | `view` | the same, in the words of the wire |
+//! | `record` | what outlives the control plane |
+//!
+//! [`Core::handle`] takes an [`Event`] and the time, and leaves [`Effect`]s; the engine carries them out. Data goes
+//! round one way: report -> [`fleet::Fleet`] -> [`tally::Tally`] -> [`machine::Machine`] -> command.
+
+pub mod drains;
+pub mod fleet;
+pub mod machine;
+pub mod policy;
+pub mod record;
+pub mod tally;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ebb_proto::v1;
+
+use drains::Drain;
+use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
+use policy::Policy;
+use record::Record;
+
+/// The time, read once per event by whoever drives the core.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For everything that is measured.
+    pub instant: Instant,
+    /// For what people read, and what has to outlive the process.
+    pub wall: SystemTime,
+}
+
+impl Now {
+    /// The time now.
+    pub fn read() -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+}
+
+/// What happens to the control plane.
+#[derive(Debug)]
+pub enum Event {
+    /// A filter opened a stream; its first report carries a hello.
+    Attached {
+        /// The stream.
+        stream: StreamId,
+        /// Who it is.
+        hello: v1::FilterHello,
+        /// Its first counts.
+        report: v1::FilterReport,
+    },
+    /// A report came.
+    Reported {
+        /// The stream.
+        stream: StreamId,
+        /// The counts.
+        report: v1::FilterReport,
+    },
+    /// A stream ended.
+    Detached {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the core wants done, in this order: what is to be stored is stored before anything is sent.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Keep this, durably, in place of what was kept of the same drain.
+    Store(Box<Record>),
+    /// Drop what was kept of this drain.
+    Forget(String),
+    /// Tell a filter.
+    Send {
+        /// Its stream.
+        stream: StreamId,
+        /// What it has to do: the whole state.
+        command: v1::FilterCommand,
+    },
+    /// End a stream that another of the same VM has replaced.
+    End(StreamId),
+    /// A drain looks different now.
+    DrainChanged {
+        /// Its id.
+        id: String,
+        /// Whether its phase changed, and not just a count.
+        phase: bool,
+    },
+    /// Somebody came, went, or counts otherwise.
+    FleetChanged,
+    /// Everybody live has answered this ask, or is no longer live.
+    Answered(u64),
+}
+
+/// Everything the control plane knows.
+#[derive(Debug)]
+pub struct Core {
+    defaults: Policy,
+    fleet: Fleet,
+    /// By the order in which they were started.
+    drains: BTreeMap<u64, Drain>,
+    /// Grows with every change of what filters have to do.
+    generation: u64,
+    /// The last ask put to anybody.
+    ask: u64,
+    /// Asks that somebody outside waits for, with the number of answers missing.
+    queries: BTreeMap<u64, usize>,
+    /// When to look for reporters that are long gone.
+    prune_at: Option<Instant>,
+}
+
+impl Core {
+    /// A control plane that has heard of nobody, with the drains that an earlier one left.
+    pub fn new(defaults: Policy, records: Vec<Record>, now: Now) -> Self {
+        let millis = now
+            .wall
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        Self {
+            defaults,
+            fleet: Fleet::default(),
+            drains: records
+                .into_iter()
+                .filter_map(|record| Drain::resume(record, now))
+                .collect(),
+            // Greater than any that an earlier control plane got to by counting.
+            generation: u64::try_from(millis).unwrap_or_default(),
+            ask: 0,
+            queries: BTreeMap::new(),
+            prune_at: Some(now.instant + FORGET_AFTER),
+        }
+    }
+
+    /// Takes one event.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Attached {
+                stream,
+                hello,
+                report,
+            } => {
+                let attached = self.fleet.attach(stream, &hello, now.instant);
+                out.extend(attached.replaced.map(Effect::End));
+                self.fleet.report(stream, report, now.instant);
+                self.prune(Some(&hello.node_id), now, &mut out);
+                self.ask += 1;
+                self.look_at(attached.epoch, now, &mut out);
+                self.send(attached.epoch, now, &mut out);
+                out.push(Effect::FleetChanged);
+            }
+            Event::Reported { stream, report } => {
+                let before = self
+                    .fleet
+                    .epoch(stream)
+                    .and_then(|epoch| self.fleet.get(epoch))
+                    .map(|r| r.answered);
+                if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
+                    let answered = self.fleet.get(epoch).map(|reporter| reporter.answered);
+                    self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
+                    self.look_at(epoch, now, &mut out);
+                    out.push(Effect::FleetChanged);
+                }
+            }
+            Event::Detached { stream } => {
+                let live = self
+                    .fleet
+                    .epoch(stream)
+                    .and_then(|epoch| self.fleet.get(epoch))
+                    .is_some_and(|r| r.is_live());
+                if let Some(epoch) = self.fleet.detach(stream, now.instant) {
+                    self.prune_at.get_or_insert(now.instant + FORGET_AFTER);
+                    self.became_unknown(epoch, live, now, &mut out);
+                    let node = self.fleet.get(epoch).map(|reporter| reporter.node.clone());
+                    self.prune(node.as_deref(), now, &mut out);
+                }
+            }
+            Event::Tick => self.tick(now, &mut out),
+        }
+        out
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for epoch in self.fleet.tick(now.instant) {
+            self.became_unknown(epoch, true, now, out);
+        }
+        self.tick_drains(now, out);
+        if self.prune_at.is_some_and(|at| at <= now.instant) {
+            self.prune_at = None;
+            self.prune(None, now, out);
+            self.release_the_gone(now, out);
+            if self
+                .fleet
+                .reporters()
+                .any(|(_, reporter)| reporter.stream().is_none())
+            {
+                self.prune_at = Some(now.instant + FORGET_AFTER);
+            }
+        }
+    }
+
+    fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
+        if was_live {
+            let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
+            self.count_answer(answered, u64::MAX, out);
+        }
+        self.look_at(epoch, now, out);
+        out.push(Effect::FleetChanged);
+    }
+
+    /// Forgets who is gone, but for those that a running drain counts on.
+    fn prune(&mut self, node: Option<&str>, now: Now, out: &mut Vec<Effect>) {
+        let drains = &self.drains;
+        let counted = |epoch| {
+            drains
+                .values()
+                .any(|drain| !drain.machine.is_ended() && drain.tally.has(epoch))
+        };
+        let gone = self.fleet.prune(node, now.instant, counted);
+        if gone.is_empty() {
+            return;
+        }
+        for drain in self.drains.values_mut() {
+            for epoch in &gone {
+                drain.tally.remove(*epoch);
+            }
+        }
+        self.release_the_empty(now, out);
+        out.push(Effect::FleetChanged);
+    }
+
+    /// When [`Event::Tick`] is due next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let drains = self.drains.values().filter_map(Drain::next_deadline).min();
+        [self.fleet.next_deadline(), drains, self.prune_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Asks everybody live for its counts. [`Effect::Answered`] follows, here or later.
+    pub fn query(&mut self, now: Now) -> (u64, Vec<Effect>) {
+        self.ask += 1;
+        let live: Vec<Epoch> = self
+            .fleet
+            .reporters()
+            .filter(|(_, r)| r.is_live())
+            .map(|(epoch, _)| epoch)
+            .collect();
+        let mut out = Vec::new();
+        if live.is_empty() {
+            out.push(Effect::Answered(self.ask));
+        } else {
+            self.queries.insert(self.ask, live.len());
+        }
+        for epoch in live {
+            self.send(epoch, now, &mut out);
+        }
+        (self.ask, out)
+    }
+
+    /// A reporter that had answered everything up to `before` has now answered everything up to `after`.
+    fn count_answer(&mut self, before: u64, after: u64, out: &mut Vec<Effect>) {
+        if before >= after {
+            return;
+        }
+        for (_, missing) in self.queries.range_mut(before + 1..=after) {
+            *missing = missing.saturating_sub(1);
+        }
+        self.queries.retain(|ask, missing| {
+            if *missing == 0 {
+                out.push(Effect::Answered(*ask));
+            }
+            *missing > 0
+        });
+    }
+
+    /// Tells one reporter what it has to do, and asks for its counts.
+    fn send(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
+        let (ask, generation) = (self.ask, self.generation);
+        let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
+        let directives: Vec<_> = drains.flat_map(|drain| drain.directives(now.instant)).collect();
+        // Just what the filter goes by: it must not be held silent for what it was never told.
+        let awaited = directives.iter().any(|directive| directive.awaited);
+        self.fleet.set_awaited(epoch, awaited, now.instant);
+        let Some(reporter) = self.fleet.get_mut(epoch) else {
+            return;
+        };
+        let Some(stream) = reporter.stream() else { return };
+        reporter.asked = ask;
+        out.push(Effect::Send {
+            stream,
+            command: v1::FilterCommand {
+                generation,
+                directives,
+                ask,
+                going_away: false,
+            },
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;

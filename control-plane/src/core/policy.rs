@@ -1,0 +1,273 @@
+//! How a drain behaves: the keys of a policy, their defaults and what may be combined.
+
+use std::time::Duration;
+
+use ebb_proto::v1;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What a missed deadline means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// The drain ends timed out and holds: its listeners go on closing.
+    Proceed,
+    /// The drain ends timed out and is released: its listeners serve as before.
+    Abort,
+}
+
+/// A complete policy: every key has a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How long the node goes on serving as usual after the announcement; 0 = close at once.
+    pub announce: Duration,
+    /// How long nothing may be in flight and nothing may arrive; 0 = the first confirmed zero is enough.
+    pub quiet_period: Duration,
+    /// Hard deadline over the whole drain; 0 = do not wait: the drain ends at once as timed out, and holds.
+    pub timeout: Duration,
+    /// Time over which the share of closing responses grows from 0 to 1; 0 = every response at once.
+    pub ramp: Duration,
+    /// How long a filter goes on closing without hearing from the control plane; at least [`MIN_LEASE`].
+    pub lease: Duration,
+    /// What a missed deadline means.
+    pub on_timeout: OnTimeout,
+}
+
+/// The shortest lease: it is renewed three times in its length, and a renewal has to cross a busy machine.
+pub const MIN_LEASE: Duration = Duration::from_secs(1);
+
+/// The longest value of any key. A drain of a day is a typing error.
+pub const MAX_KEY: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            announce: Duration::ZERO,
+            quiet_period: Duration::from_millis(200),
+            timeout: Duration::from_secs(30),
+            ramp: Duration::ZERO,
+            lease: Duration::from_secs(60),
+            on_timeout: OnTimeout::Proceed,
+        }
+    }
+}
+
+/// The keys that somebody set; the others keep what is under them. Unset and 0 are different things.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyOverrides {
+    /// See [`Policy::announce`].
+    pub announce: Option<Duration>,
+    /// See [`Policy::quiet_period`].
+    pub quiet_period: Option<Duration>,
+    /// See [`Policy::timeout`].
+    pub timeout: Option<Duration>,
+    /// See [`Policy::ramp`].
+    pub ramp: Option<Duration>,
+    /// See [`Policy::lease`].
+    pub lease: Option<Duration>,
+    /// See [`Policy::on_timeout`].
+    pub on_timeout: Option<OnTimeout>,
+}
+
+/// A policy that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PolicyError {
+    /// A duration below zero, or one that no clock can hold.
+    #[error("policy.{key}: not a duration of zero or more")]
+    NotADuration {
+        /// The key.
+        key: &'static str,
+    },
+    /// A duration over [`MAX_KEY`].
+    #[error("policy.{key}: {} is more than a day", humantime::format_duration(*value))]
+    TooLong {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: Duration,
+    },
+    /// A lease under [`MIN_LEASE`].
+    #[error("policy.lease: {} is less than 1s", humantime::format_duration(*value))]
+    ShortLease {
+        /// Its value.
+        value: Duration,
+    },
+    /// `announce` and `quiet_period` do not fit into `timeout`, so the drain could never end drained.
+    #[error(
+        "policy.timeout: {} cannot hold announce {} + quiet_period {}: raise timeout, or set it to 0 to not wait",
+        humantime::format_duration(*timeout), humantime::format_duration(*announce), humantime::format_duration(*quiet_period)
+    )]
+    CannotFit {
+        /// The deadline.
+        timeout: Duration,
+        /// The announcement.
+        announce: Duration,
+        /// The quiet period.
+        quiet_period: Duration,
+    },
+    /// A number that this version does not know.
+    #[error("policy.on_timeout: {0} is not a known value")]
+    UnknownOnTimeout(i32),
+}
+
+impl Policy {
+    /// This policy with the keys of `overrides` in place of its own.
+    ///
+    /// # Errors
+    /// [`PolicyError`], which names the key.
+    pub fn with(&self, overrides: &PolicyOverrides) -> Result<Self, PolicyError> {
+        let policy = Self {
+            announce: overrides.announce.unwrap_or(self.announce),
+            quiet_period: overrides.quiet_period.unwrap_or(self.quiet_period),
+            timeout: overrides.timeout.unwrap_or(self.timeout),
+            ramp: overrides.ramp.unwrap_or(self.ramp),
+            lease: overrides.lease.unwrap_or(self.lease),
+            on_timeout: overrides.on_timeout.unwrap_or(self.on_timeout),
+        };
+        let keys = [
+            ("announce", policy.announce),
+            ("quiet_period", policy.quiet_period),
+            ("timeout", policy.timeout),
+            ("ramp", policy.ramp),
+            ("lease", policy.lease),
+        ];
+        if let Some((key, value)) = keys.into_iter().find(|(_, value)| *value > MAX_KEY) {
+            return Err(PolicyError::TooLong { key, value });
+        }
+        if policy.lease < MIN_LEASE {
+            return Err(PolicyError::ShortLease { value: policy.lease });
+        }
+        if !policy.timeout.is_zero() && policy.announce + policy.quiet_period >= policy.timeout {
+            return Err(PolicyError::CannotFit {
+                timeout: policy.timeout,
+                announce: policy.announce,
+                quiet_period: policy.quiet_period,
+            });
+        }
+        Ok(policy)
+    }
+
+    /// The same on the wire, every key set.
+    pub fn to_proto(&self) -> v1::Policy {
+        let wire = |value: Duration| prost_types::Duration::try_from(value).ok();
+        v1::Policy {
+            announce: wire(self.announce),
+            quiet_period: wire(self.quiet_period),
+            timeout: wire(self.timeout),
+            ramp: wire(self.ramp),
+            lease: wire(self.lease),
+            on_timeout: match self.on_timeout {
+                OnTimeout::Proceed => v1::OnTimeout::Proceed,
+                OnTimeout::Abort => v1::OnTimeout::Abort,
+            }
+            .into(),
+        }
+    }
+}
+
+impl PolicyOverrides {
+    /// The keys that are set on the wire.
+    ///
+    /// # Errors
+    /// [`PolicyError`], which names the key.
+    pub fn from_proto(policy: &v1::Policy) -> Result<Self, PolicyError> {
+        let read = |key, value: &Option<prost_types::Duration>| {
+            value
+                .map(|value| Duration::try_from(value).map_err(|_| PolicyError::NotADuration { key }))
+                .transpose()
+        };
+        Ok(Self {
+            announce: read("announce", &policy.announce)?,
+            quiet_period: read("quiet_period", &policy.quiet_period)?,
+            timeout: read("timeout", &policy.timeout)?,
+            ramp: read("ramp", &policy.ramp)?,
+            lease: read("lease", &policy.lease)?,
+            on_timeout: match v1::OnTimeout::try_from(policy.on_timeout) {
+                Ok(v1::OnTimeout::Unspecified) => None,
+                Ok(v1::OnTimeout::Proceed) => Some(OnTimeout::Proceed),
+                Ok(v1::OnTimeout::Abort) => Some(OnTimeout::Abort),
+                Err(_) => return Err(PolicyError::UnknownOnTimeout(policy.on_timeout)),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unset_key_keeps_the_default_and_an_explicit_zero_does_not() {
+        let default = Policy::default();
+        assert_eq!(default.with(&PolicyOverrides::default()).unwrap(), default);
+        let zero = PolicyOverrides {
+            quiet_period: Some(Duration::ZERO),
+            ..Default::default()
+        };
+        assert_eq!(default.with(&zero).unwrap().quiet_period, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let refuse = |overrides: PolicyOverrides| Policy::default().with(&overrides).unwrap_err().to_string();
+        let long = Duration::from_secs(90_000);
+        assert!(
+            refuse(PolicyOverrides {
+                ramp: Some(long),
+                ..Default::default()
+            })
+            .contains("policy.ramp: 1day 1h")
+        );
+        let short = Duration::from_millis(999);
+        assert!(
+            refuse(PolicyOverrides {
+                lease: Some(short),
+                ..Default::default()
+            })
+            .contains("policy.lease: 999ms")
+        );
+        let quiet = Duration::from_secs(30);
+        let text = refuse(PolicyOverrides {
+            quiet_period: Some(quiet),
+            ..Default::default()
+        });
+        assert_eq!(
+            text,
+            "policy.timeout: 30s cannot hold announce 0s + quiet_period 30s: raise timeout, or set it to 0 to not wait"
+        );
+    }
+
+    #[test]
+    fn a_timeout_of_zero_holds_anything() {
+        let overrides = PolicyOverrides {
+            timeout: Some(Duration::ZERO),
+            ..Default::default()
+        };
+        assert!(Policy::default().with(&overrides).is_ok());
+    }
+
+    #[test]
+    fn a_negative_duration_on_the_wire_names_its_key() {
+        let wire = v1::Policy {
+            ramp: Some(prost_types::Duration {
+                seconds: -1,
+                nanos: 0,
+            }),
+            ..Default::default()
+        };
+        assert_eq!(
+            PolicyOverrides::from_proto(&wire),
+            Err(PolicyError::NotADuration { key: "ramp" })
+        );
+    }
+
+    #[test]
+    fn the_wire_carries_every_key_there_and_back() {
+        let policy = Policy {
+            on_timeout: OnTimeout::Abort,
+            ..Policy::default()
+        };
+        let overrides = PolicyOverrides::from_proto(&policy.to_proto()).unwrap();
+        assert_eq!(Policy::default().with(&overrides).unwrap(), policy);
+    }
+}

@@ -1,0 +1,370 @@
+//! The Envoy configuration that puts the filter into a listener: options in, YAML text out.
+//!
+//! `envoy-config/envoy.yaml` holds the same text for its two listeners; a test compares them.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::address::Address;
+
+/// Name of the cluster through which filters reach the control plane.
+pub const CONTROL_PLANE_CLUSTER: &str = "ebb_control_plane";
+
+/// What the filter may use of Envoy: exactly the callbacks and hostcalls of the packed module. Envoy enters the VM for
+/// nothing else, whichever module is loaded.
+pub const CAPABILITIES: [&str; 27] = [
+    "clock_time_get",
+    "environ_get",
+    "environ_sizes_get",
+    "fd_write",
+    "proc_exit",
+    "proxy_get_buffer_bytes",
+    "proxy_get_header_map_value",
+    "proxy_get_property",
+    "proxy_get_shared_data",
+    "proxy_grpc_cancel",
+    "proxy_grpc_close",
+    "proxy_grpc_send",
+    "proxy_grpc_stream",
+    "proxy_log",
+    "proxy_on_configure",
+    "proxy_on_context_create",
+    "proxy_on_delete",
+    "proxy_on_grpc_close",
+    "proxy_on_grpc_receive",
+    "proxy_on_request_headers",
+    "proxy_on_response_headers",
+    "proxy_on_tick",
+    "proxy_replace_header_map_value",
+    "proxy_set_effective_context",
+    "proxy_set_shared_data",
+    "proxy_set_tick_period_milliseconds",
+    "random_get",
+];
+
+/// The closer: sees the filter's mark, removes it and has Envoy close the connection. Its matcher lets Envoy enter Lua
+/// for marked responses only.
+const CLOSER: &str = r#"# Closes the connection of a response that the filter has marked. It stands first because responses pass the filters
+# from the last to the first, and Lua is entered for marked responses only.
+- name: ebb_closer
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher
+    extension_config:
+      name: envoy.filters.http.lua
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+        default_source_code:
+          inline_string: |
+            function envoy_on_response(response)
+              response:headers():remove("x-ebb-close")
+              response:streamInfo():drainConnectionUponCompletion()
+            end
+    xds_matcher:
+      matcher_list:
+        matchers:
+        - predicate:
+            not_matcher:
+              single_predicate:
+                input:
+                  name: mark
+                  typed_config:
+                    "@type": type.googleapis.com/envoy.type.matcher.v3.HttpResponseHeaderMatchInput
+                    header_name: x-ebb-close
+                value_match: { exact: "1" }
+          on_match:
+            action:
+              name: skip
+              typed_config:
+                "@type": type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter
+"#;
+
+/// What to put into an Envoy configuration for one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Fragment<'a> {
+    /// Name of the listener, as drains shall name it.
+    pub listener: &'a str,
+    /// Where the control plane listens.
+    pub control_plane: &'a Address,
+    /// Path of the filter's module, as Envoy sees it.
+    pub wasm: &'a str,
+}
+
+impl Fragment<'_> {
+    /// YAML with the keys `http_filters`, to be put before the router filter, and `clusters`.
+    #[must_use]
+    pub fn render(&self) -> String {
+        format!(
+            "http_filters:\n{CLOSER}{}clusters:\n{}",
+            self.filter(),
+            self.cluster()
+        )
+    }
+
+    /// The Wasm filter. Envoy tells plugins apart by name and configuration, so both name the listener; `vm_id` is the
+    /// same for all, so that a worker needs one VM.
+    fn filter(&self) -> String {
+        let plugin = quoted(&format!("ebb_{}", self.listener));
+        let capabilities = CAPABILITIES.iter().fold(String::new(), |mut list, capability| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(list, "          {capability}: {{}}");
+            list
+        });
+        // On the same machine a refused connection costs nothing, and a restart is soon over.
+        let reconnect = match self.control_plane {
+            Address::Unix(_) => "\n          reconnect_max: 900ms",
+            Address::Tcp { .. } => "",
+        };
+        format!(
+            r#"# Counts requests in flight, and marks responses while its listener drains.
+- name: ebb
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+    config:
+      name: {plugin}
+      root_id: {plugin}
+      # Should the VM ever fail, requests go on without it.
+      fail_open: true
+      vm_config:
+        vm_id: ebb
+        runtime: envoy.wasm.runtime.v8
+        code:
+          local:
+            filename: {wasm}
+      configuration:
+        "@type": type.googleapis.com/google.protobuf.Struct
+        value:
+          listener: {listener}
+          control_plane_cluster: {CONTROL_PLANE_CLUSTER}{reconnect}
+      # All that the filter needs, and nothing else.
+      capability_restriction_config:
+        allowed_capabilities:
+{capabilities}"#,
+            wasm = quoted(self.wasm),
+            listener = quoted(self.listener),
+        )
+    }
+
+    fn cluster(&self) -> String {
+        let (discovery, keepalive, address) = match self.control_plane {
+            Address::Unix(path) => {
+                let path = quoted(&path.display().to_string());
+                ("type: STATIC", " {}", format!("pipe: {{ path: {path} }}"))
+            }
+            Address::Tcp { host, port } => {
+                let discovery = match host.parse::<IpAddr>() {
+                    Ok(_) => "type: STATIC",
+                    Err(_) => "type: STRICT_DNS\n  dns_lookup_family: ALL",
+                };
+                // A peer that vanishes without a word is noticed by this and by nothing else.
+                let keepalive = "\n          connection_keepalive: { interval: 5s, timeout: 2s }";
+                let host = quoted(host);
+                (
+                    discovery,
+                    keepalive,
+                    format!("socket_address: {{ address: {host}, port_value: {port} }}"),
+                )
+            }
+        };
+        format!(
+            r#"- name: {CONTROL_PLANE_CLUSTER}
+  {discovery}
+  connect_timeout: 1s
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config:
+        http2_protocol_options:{keepalive}
+  load_assignment:
+    cluster_name: {CONTROL_PLANE_CLUSTER}
+    endpoints:
+    - lb_endpoints:
+      - endpoint:
+          address:
+            {address}
+"#
+        )
+    }
+}
+
+/// `text` as a YAML scalar: plain where that is beyond doubt, else double-quoted, and then all that is not printable
+/// ASCII is escaped.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.' | '-');
+    let starts_as_text = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+    if starts_as_text && text.chars().all(plain) && !is_yaml_keyword(text) {
+        return text.to_owned();
+    }
+    let mut scalar = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => scalar.extend(['\\', c]),
+            ' '..='~' => scalar.push(c),
+            _ => {
+                let _ = write!(scalar, "\\U{:08x}", u32::from(c));
+            }
+        }
+    }
+    scalar.push('"');
+    scalar
+}
+
+/// Whether YAML 1.1 or 1.2 takes an unquoted word for something else than text.
+fn is_yaml_keyword(word: &str) -> bool {
+    let keywords = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
+    keywords.iter().any(|keyword| word.eq_ignore_ascii_case(keyword))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parsed(listener: &str, control_plane: &str, wasm: &str) -> Value {
+        let control_plane: Address = control_plane.parse().unwrap();
+        let text = Fragment {
+            listener,
+            control_plane: &control_plane,
+            wasm,
+        }
+        .render();
+        serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
+    fn plugin(fragment: &Value) -> &Value {
+        fragment.pointer("/http_filters/1/typed_config/config").unwrap()
+    }
+
+    #[test]
+    fn it_has_two_keys_and_the_closer_comes_first() {
+        let fragment = parsed("ingress", "unix:/run/ebb/ebb.sock", "/etc/envoy/ebb_filter.wasm");
+        let keys: Vec<&String> = fragment.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["clusters", "http_filters"]);
+        let names: Vec<&Value> = fragment["http_filters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|filter| &filter["name"])
+            .collect();
+        assert_eq!(names, ["ebb_closer", "ebb"]);
+        assert_eq!(fragment["clusters"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn every_listener_has_a_plugin_of_its_own_in_one_vm() {
+        let (a, b) = (parsed("a", "cp:1", "/f.wasm"), parsed("b", "cp:1", "/f.wasm"));
+        for key in ["name", "root_id"] {
+            assert_ne!(plugin(&a)[key], plugin(&b)[key]);
+        }
+        assert_eq!(plugin(&a)["vm_config"], plugin(&b)["vm_config"]);
+        assert_eq!(plugin(&a)["fail_open"], true);
+        assert_eq!(plugin(&a)["configuration"]["value"]["listener"], "a");
+    }
+
+    #[test]
+    fn a_unix_socket() {
+        let fragment = parsed("a", "unix:/run/ebb.sock", "/f.wasm");
+        let cluster = &fragment["clusters"][0];
+        assert_eq!(cluster["type"], "STATIC");
+        assert_eq!(
+            address(&fragment),
+            &json!({ "pipe": { "path": "/run/ebb.sock" } })
+        );
+        assert_eq!(http2(&fragment), &json!({}));
+        assert_eq!(
+            plugin(&fragment)["configuration"]["value"]["reconnect_max"],
+            "900ms"
+        );
+    }
+
+    #[test]
+    fn tcp_by_name_and_by_address() {
+        for (control_plane, discovery, host) in [
+            ("ebb.example.com:9001", "STRICT_DNS", "ebb.example.com"),
+            ("10.0.0.1:9001", "STATIC", "10.0.0.1"),
+            ("[::1]:9001", "STATIC", "::1"),
+        ] {
+            let fragment = parsed("a", control_plane, "/f.wasm");
+            assert_eq!(fragment["clusters"][0]["type"], discovery);
+            let socket = json!({ "socket_address": { "address": host, "port_value": 9001 } });
+            assert_eq!(address(&fragment), &socket);
+            assert!(http2(&fragment)["connection_keepalive"].is_object());
+            assert!(
+                plugin(&fragment)["configuration"]["value"]
+                    .get("reconnect_max")
+                    .is_none()
+            );
+        }
+    }
+
+    fn address(fragment: &Value) -> &Value {
+        let path = "/clusters/0/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
+        fragment.pointer(path).unwrap()
+    }
+
+    fn http2(fragment: &Value) -> &Value {
+        let options = &fragment["clusters"][0]["typed_extension_protocol_options"];
+        let http = &options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+        http.pointer("/explicit_http_config/http2_protocol_options")
+            .unwrap()
+    }
+
+    #[test]
+    fn capabilities_are_sorted_and_all_there() {
+        assert!(CAPABILITIES.is_sorted());
+        let fragment = parsed("a", "cp:1", "/f.wasm");
+        let restriction = &plugin(&fragment)["capability_restriction_config"];
+        let allowed: Vec<&String> = restriction["allowed_capabilities"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .collect();
+        assert_eq!(allowed, CAPABILITIES);
+    }
+
+    #[test]
+    fn the_shipped_bootstrap_has_the_same() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy-config/envoy.yaml");
+        let shipped: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        for (index, listener) in ["ingress", "internal"].into_iter().enumerate() {
+            let fragment = parsed(listener, "unix:/run/ebb/ebb.sock", "/etc/envoy/ebb_filter.wasm");
+            let shipped_listener = &shipped["static_resources"]["listeners"][index];
+            assert_eq!(shipped_listener["name"], listener);
+            let manager = &shipped_listener["filter_chains"][0]["filters"][0]["typed_config"];
+            let filters = manager["http_filters"].as_array().unwrap();
+            assert_eq!(
+                filters[..2],
+                fragment["http_filters"].as_array().unwrap()[..],
+                "listener {listener}"
+            );
+            let clusters = shipped["static_resources"]["clusters"].as_array().unwrap();
+            assert!(
+                clusters.contains(&fragment["clusters"][0]),
+                "the cluster of the control plane differs"
+            );
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_that_a_user_types_breaks_out(listener in ".*", wasm in "\\PC*", word in "[a-zA-Z0-9._/-]{0,6}") {
+            for text in [&listener, &wasm, &word] {
+                let fragment = parsed(text, "cp:1", text);
+                assert_eq!(plugin(&fragment)["configuration"]["value"]["listener"], **text);
+                assert_eq!(plugin(&fragment)["vm_config"]["code"]["local"]["filename"], **text);
+                assert_eq!(plugin(&fragment)["name"], format!("ebb_{text}"));
+            }
+        }
+    }
+
+    #[test]
+    fn words_that_yaml_takes_for_something_else_stay_text() {
+        for word in [
+            "yes", "No", "null", "true", "~", "1", "0x10", "1.5", "1e3", ".inf", "-", "a: b", "#x", "NaN", "",
+        ] {
+            assert_eq!(
+                plugin(&parsed(word, "cp:1", "/f"))["configuration"]["value"]["listener"],
+                word
+            );
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! `DrainService`.
+
+use std::pin::Pin;
+
+use ebb_proto::v1::{self, Phase, drain_service_server::DrainService};
+use futures::{Stream, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::gone;
+use crate::{
+    core::{
+        drains::{StartError, StartRequest},
+        policy::PolicyOverrides,
+    },
+    engine::{Engine, Gone},
+};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Drains {
+    engine: Engine,
+}
+
+impl Drains {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+impl From<StartError> for Status {
+    fn from(error: StartError) -> Self {
+        let text = error.to_string();
+        match error {
+            StartError::Policy(_) | StartError::LongRequestId(_) => Self::invalid_argument(text),
+            StartError::TakenRequestId(_) => Self::already_exists(text),
+            StartError::NobodyAttached => Self::failed_precondition(text),
+            StartError::UnknownNode { .. } | StartError::UnknownListener { .. } => Self::not_found(text),
+        }
+    }
+}
+
+/// An id that people can read out and type.
+fn new_id() -> String {
+    const LETTERS: &[u8] = b"23456789abcdefghjkmnpqrstuvwxyz";
+    std::iter::repeat_with(|| fastrand::choice(LETTERS).map_or('x', |letter| char::from(*letter)))
+        .take(10)
+        .collect()
+}
+
+fn unknown(id: &str) -> Status {
+    Status::not_found(format!("no drain {id:?}; `ebb status` lists the known ones"))
+}
+
+#[tonic::async_trait]
+impl DrainService for Drains {
+    type WatchDrainStream = Pin<Box<dyn Stream<Item = Result<v1::WatchDrainResponse, Status>> + Send>>;
+
+    async fn start_drain(
+        &self,
+        request: Request<v1::StartDrainRequest>,
+    ) -> Result<Response<v1::StartDrainResponse>, Status> {
+        let request = request.into_inner();
+        let overrides = PolicyOverrides::from_proto(&request.policy.unwrap_or_default())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let start = StartRequest {
+            id: new_id(),
+            request_id: request.request_id,
+            scope: request.scope.unwrap_or_default().into(),
+            overrides,
+        };
+        let drain = self.engine.start_drain(start).await.map_err(gone)??;
+        Ok(Response::new(v1::StartDrainResponse { drain: Some(drain) }))
+    }
+
+    async fn get_drain(
+        &self,
+        request: Request<v1::GetDrainRequest>,
+    ) -> Result<Response<v1::GetDrainResponse>, Status> {
+        let id = request.into_inner().id;
+        let drain = self
+            .engine
+            .drain(id.clone())
+            .await
+            .map_err(gone)?
+            .ok_or_else(|| unknown(&id))?;
+        Ok(Response::new(v1::GetDrainResponse { drain: Some(drain) }))
+    }
+
+    async fn list_drains(
+        &self,
+        _request: Request<v1::ListDrainsRequest>,
+    ) -> Result<Response<v1::ListDrainsResponse>, Status> {
+        let drains = self.engine.drains().await.map_err(gone)?;
+        Ok(Response::new(v1::ListDrainsResponse { drains }))
+    }
+
+    async fn watch_drain(
+        &self,
+        request: Request<v1::WatchDrainRequest>,
+    ) -> Result<Response<Self::WatchDrainStream>, Status> {
+        let id = request.into_inner().id;
+        let views = self
+            .engine
+            .watch_drain(id.clone())
+            .await
+            .map_err(gone)?
+            .ok_or_else(|| unknown(&id))?;
+        Ok(Response::new(Box::pin(follow(views))))
+    }
+
+    async fn cancel_drain(
+        &self,
+        request: Request<v1::CancelDrainRequest>,
+    ) -> Result<Response<v1::CancelDrainResponse>, Status> {
+        let id = request.into_inner().id;
+        let drain = self
+            .engine
+            .cancel(id.clone())
+            .await
+            .map_err(gone)?
+            .ok_or_else(|| unknown(&id))?;
+        Ok(Response::new(v1::CancelDrainResponse { drain: Some(drain) }))
+    }
+}
+
+/// The drain as it stands, then as it changes, to its end.
+fn follow(views: watch::Receiver<v1::Drain>) -> impl Stream<Item = Result<v1::WatchDrainResponse, Status>> {
+    let mut first = views;
+    first.mark_changed();
+    stream::unfold(Some(first), |views| async move {
+        let mut views = views?;
+        if views.changed().await.is_err() {
+            return Some((Err(gone(Gone)), None));
+        }
+        let drain = views.borrow_and_update().clone();
+        let ended = matches!(drain.phase(), Phase::Drained | Phase::TimedOut | Phase::Cancelled);
+        Some((
+            Ok(v1::WatchDrainResponse { drain: Some(drain) }),
+            (!ended).then_some(views),
+        ))
+    })
+}

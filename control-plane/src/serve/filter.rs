@@ -1,0 +1,149 @@
+//! `FilterService`: one task per stream takes its reports in; its commands go out of a slot that holds the latest.
+
+use std::pin::Pin;
+
+use ebb_proto::v1::{FilterCommand, FilterHello, FilterReport, filter_service_server::FilterService};
+use futures::{Stream, stream};
+use tokio::sync::{oneshot, watch};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::gone;
+use crate::{
+    core::fleet::StreamId,
+    engine::{Engine, Outgoing},
+};
+
+/// The largest report, in bytes: thousands of listeners.
+pub(super) const MAX_REPORT: usize = 1024 * 1024;
+
+/// How long a filter may take to say who it is.
+const HELLO_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The longest name that a filter may give, in bytes.
+const MAX_NAME: usize = 1024;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Filters {
+    engine: Engine,
+}
+
+impl Filters {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl FilterService for Filters {
+    type AttachStream = Pin<Box<dyn Stream<Item = Result<FilterCommand, Status>> + Send>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<FilterReport>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut reports = request.into_inner();
+        let first = tokio::time::timeout(HELLO_WITHIN, reports.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO_WITHIN:?}")))??;
+        let mut first = first.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?;
+        let hello = checked(first.hello.take())?;
+        check_names(&first)?;
+        let (stream, commands) = self.engine.attach(hello, first).await.map_err(gone)?;
+        let (ended, until) = oneshot::channel();
+        tokio::spawn(take_in(self.engine.clone(), stream, reports, until));
+        Ok(Response::new(Box::pin(send_out(commands, ended))))
+    }
+}
+
+fn checked(hello: Option<FilterHello>) -> Result<FilterHello, Status> {
+    let hello = hello.ok_or_else(|| Status::invalid_argument("hello: missing in the first report"))?;
+    for (field, value) in [
+        ("node_id", &hello.node_id),
+        ("node_cluster", &hello.node_cluster),
+        ("version", &hello.version),
+    ] {
+        if value.len() > MAX_NAME {
+            return Err(Status::invalid_argument(format!(
+                "hello.{field}: longer than {MAX_NAME} bytes"
+            )));
+        }
+    }
+    if hello.node_id.is_empty() {
+        return Err(Status::invalid_argument(
+            "hello.node_id: empty; set `node.id` in the Envoy bootstrap",
+        ));
+    }
+    if hello.epoch == 0 || hello.process == 0 {
+        return Err(Status::invalid_argument("hello: epoch and process must not be 0"));
+    }
+    Ok(hello)
+}
+
+fn check_names(report: &FilterReport) -> Result<(), Status> {
+    match report
+        .listeners
+        .iter()
+        .find(|listener| listener.name.is_empty() || listener.name.len() > MAX_NAME)
+    {
+        Some(_) => Err(Status::invalid_argument(format!(
+            "listeners.name: empty, or longer than {MAX_NAME} bytes"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Takes reports in until the stream ends on either side.
+async fn take_in(
+    engine: Engine,
+    stream: StreamId,
+    mut reports: Streaming<FilterReport>,
+    mut until: oneshot::Receiver<std::convert::Infallible>,
+) {
+    loop {
+        let report = tokio::select! {
+            report = reports.message() => report,
+            _ = &mut until => break,
+        };
+        match report {
+            Ok(Some(report)) if check_names(&report).is_ok() => {
+                if engine.report(stream, report).await.is_err() {
+                    return;
+                }
+            }
+            // A stream that speaks nonsense is as good as gone: its count is unknown.
+            Ok(Some(_)) | Ok(None) | Err(_) => break,
+        }
+    }
+    // An engine that is gone needs no word of it.
+    let _ = engine.detach(stream).await;
+}
+
+struct Commands {
+    slot: watch::Receiver<Outgoing>,
+    /// Dropped with the stream, which ends the task that takes its reports in.
+    _ended: oneshot::Sender<std::convert::Infallible>,
+}
+
+fn send_out(
+    slot: watch::Receiver<Outgoing>,
+    ended: oneshot::Sender<std::convert::Infallible>,
+) -> impl Stream<Item = Result<FilterCommand, Status>> {
+    stream::unfold(Some(Commands { slot, _ended: ended }), |commands| async move {
+        let mut commands = commands?;
+        loop {
+            let last = commands.slot.changed().await.is_err();
+            let next = commands.slot.borrow_and_update().clone();
+            return match next {
+                Outgoing::Nothing if !last => continue,
+                Outgoing::Command(command) if !last => Some((Ok(command), Some(commands))),
+                Outgoing::Replaced => {
+                    Some((Err(Status::aborted("another stream of this VM took over")), None))
+                }
+                // First the word that it is on purpose; the end of the slot then ends the stream.
+                Outgoing::GoingAway(command) if !last => Some((Ok(command), Some(commands))),
+                _ => Some((Err(gone(crate::engine::Gone)), None)),
+            };
+        }
+    })
+}

@@ -1,0 +1,52 @@
+//! `FleetService`.
+
+use std::pin::Pin;
+
+use ebb_proto::v1::{self, fleet_service_server::FleetService};
+use futures::{Stream, stream};
+use tonic::{Request, Response, Status};
+
+use super::gone;
+use crate::engine::{Engine, Gone};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    engine: Engine,
+}
+
+impl Nodes {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Nodes {
+    type WatchNodesStream = Pin<Box<dyn Stream<Item = Result<v1::WatchNodesResponse, Status>> + Send>>;
+
+    async fn list_nodes(
+        &self,
+        _request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let nodes = self.engine.nodes().await.map_err(gone)?;
+        Ok(Response::new(v1::ListNodesResponse { nodes }))
+    }
+
+    async fn watch_nodes(
+        &self,
+        _request: Request<v1::WatchNodesRequest>,
+    ) -> Result<Response<Self::WatchNodesStream>, Status> {
+        let mut views = self.engine.watch_nodes().await.map_err(gone)?;
+        views.mark_changed();
+        let follow = stream::unfold(Some(views), |views| async move {
+            let mut views = views?;
+            if views.changed().await.is_err() {
+                return Some((Err(gone(Gone)), None));
+            }
+            let nodes = views.borrow_and_update().clone();
+            Some((Ok(v1::WatchNodesResponse { nodes }), Some(views)))
+        });
+        Ok(Response::new(Box::pin(follow)))
+    }
+}

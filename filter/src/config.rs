@@ -1,0 +1,194 @@
+//! The plugin configuration: JSON as the user wrote it, and the validated form that the rest of the filter uses.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::grpc_service;
+
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+const DRAIN_REPORT_INTERVAL: Duration = Duration::from_millis(500);
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Shorter intervals cost more than they tell.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// Longer ones can only be a mistake.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// As the user wrote it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    listener: String,
+    control_plane_cluster: String,
+    report_interval: Option<String>,
+    drain_report_interval: Option<String>,
+    reconnect_min: Option<String>,
+    reconnect_max: Option<String>,
+}
+
+/// The configuration of one listener, validated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name of the listener, as drains name it; never empty.
+    pub listener: String,
+    /// How the VM reaches the control plane.
+    pub link: LinkConfig,
+}
+
+/// How a VM reaches the control plane. All listeners of a VM share one stream, so theirs should be equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Name of Envoy's cluster for the control plane; never empty, at most [`grpc_service::MAX_CLUSTER_NAME`] bytes.
+    pub cluster: String,
+    /// The cluster as a serialized `GrpcService`.
+    pub grpc_service: String,
+    /// Longest time between two reports while nothing drains.
+    pub report_interval: Duration,
+    /// The same while somebody waits for a drain.
+    pub drain_report_interval: Duration,
+    /// Shortest wait before a new stream is tried.
+    pub reconnect_min: Duration,
+    /// Longest wait before a new stream is tried.
+    pub reconnect_max: Duration,
+}
+
+/// Why a configuration was refused: one line that names the key and says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plugin configuration refused: {}", self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Parses and validates the plugin configuration.
+    ///
+    /// # Errors
+    /// JSON that does not parse, an unknown or missing key, or a value that cannot work.
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        let raw: Raw = serde_json::from_slice(json).map_err(|error| ConfigError(error.to_string()))?;
+        if raw.listener.trim().is_empty() {
+            return refuse("listener", "is empty: give it the name that drains shall use");
+        }
+        if raw.control_plane_cluster.trim().is_empty() {
+            return refuse(
+                "control_plane_cluster",
+                "is empty: name the Envoy cluster of the control plane",
+            );
+        }
+        let Some(grpc_service) = grpc_service::serialize(&raw.control_plane_cluster) else {
+            let limit = grpc_service::MAX_CLUSTER_NAME;
+            return refuse(
+                "control_plane_cluster",
+                &format!("is too long: use at most {limit} bytes"),
+            );
+        };
+        let link = LinkConfig {
+            cluster: raw.control_plane_cluster,
+            grpc_service,
+            report_interval: interval("report_interval", raw.report_interval, REPORT_INTERVAL)?,
+            drain_report_interval: interval(
+                "drain_report_interval",
+                raw.drain_report_interval,
+                DRAIN_REPORT_INTERVAL,
+            )?,
+            reconnect_min: interval("reconnect_min", raw.reconnect_min, RECONNECT_MIN)?,
+            reconnect_max: interval("reconnect_max", raw.reconnect_max, RECONNECT_MAX)?,
+        };
+        if link.reconnect_min > link.reconnect_max {
+            return refuse(
+                "reconnect_min",
+                "is longer than reconnect_max: make it the shorter one",
+            );
+        }
+        Ok(Self {
+            listener: raw.listener,
+            link,
+        })
+    }
+}
+
+fn refuse<T>(key: &str, why: &str) -> Result<T, ConfigError> {
+    Err(ConfigError(format!("{key} {why}")))
+}
+
+fn interval(key: &str, text: Option<String>, default: Duration) -> Result<Duration, ConfigError> {
+    let Some(text) = text else { return Ok(default) };
+    let Ok(value) = humantime::parse_duration(&text) else {
+        return refuse(key, &format!("is `{text}`: write a duration such as 250ms or 5s"));
+    };
+    if !(SHORTEST..=LONGEST).contains(&value) {
+        return refuse(key, &format!("is {text}: it must be between 10ms and 1h"));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        let error = Config::parse(json.as_bytes()).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "more than one line: {error}");
+        error
+    }
+
+    #[test]
+    fn defaults() {
+        let config = Config::parse(br#"{"listener":"ingress","control_plane_cluster":"cp"}"#).unwrap();
+        assert_eq!(config.listener, "ingress");
+        assert_eq!(config.link.cluster, "cp");
+        assert_eq!(config.link.grpc_service, grpc_service::serialize("cp").unwrap());
+        assert_eq!(config.link.report_interval, Duration::from_secs(5));
+        assert_eq!(config.link.drain_report_interval, Duration::from_millis(500));
+        assert_eq!(config.link.reconnect_min, Duration::from_millis(100));
+        assert_eq!(config.link.reconnect_max, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn every_interval_can_be_set() {
+        let json = br#"{"listener":"l","control_plane_cluster":"cp","report_interval":"1m",
+            "drain_report_interval":"50ms","reconnect_min":"20ms","reconnect_max":"900ms"}"#;
+        let link = Config::parse(json).unwrap().link;
+        assert_eq!(link.report_interval, Duration::from_secs(60));
+        assert_eq!(link.drain_report_interval, Duration::from_millis(50));
+        assert_eq!(link.reconnect_min, Duration::from_millis(20));
+        assert_eq!(link.reconnect_max, Duration::from_millis(900));
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        let with = |extra: &str| {
+            error(&format!(
+                r#"{{"listener":"l","control_plane_cluster":"c",{extra}}}"#
+            ))
+        };
+        assert!(error("").contains("plugin configuration refused"));
+        assert!(error("[]").contains("refused"));
+        assert!(error(r#"{"listener":"l"}"#).contains("control_plane_cluster"));
+        assert!(error(r#"{"control_plane_cluster":"c"}"#).contains("listener"));
+        assert!(error(r#"{"listener":" ","control_plane_cluster":"c"}"#).contains("listener is empty"));
+        assert!(
+            error(r#"{"listener":"l","control_plane_cluster":""}"#)
+                .contains("control_plane_cluster is empty")
+        );
+        assert!(with(r#""lisener":"x""#).contains("lisener"));
+        assert!(with(r#""report_interval":5"#).contains("string"));
+        assert!(with(r#""report_interval":"soon""#).contains("report_interval is `soon`"));
+        assert!(with(r#""drain_report_interval":"0s""#).contains("drain_report_interval is 0s"));
+        assert!(with(r#""reconnect_max":"2h""#).contains("reconnect_max is 2h"));
+        assert!(with(r#""reconnect_min":"6s""#).contains("reconnect_min is longer"));
+        let long = format!(
+            r#"{{"listener":"l","control_plane_cluster":"{}"}}"#,
+            "c".repeat(121)
+        );
+        assert!(error(&long).contains("at most 120 bytes"));
+    }
+}

@@ -1,0 +1,181 @@
+//! The counters of the listeners of one VM.
+//!
+//! A request is in flight from its headers until Envoy destroys it, whichever way it ends. So it holds an
+//! [`InFlight`], and dropping that is the only way to count down: nothing can leak.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use ebb_proto::v1::ListenerCounts;
+
+/// The counters of one listener in one VM.
+#[derive(Debug, Default)]
+pub struct Listener {
+    name: String,
+    /// Root contexts that carry this name: two for a moment when Envoy replaces a listener.
+    roots: Cell<u32>,
+    in_flight: Cell<u64>,
+    started: Cell<u64>,
+    marked: Cell<u64>,
+    carry: Cell<f64>,
+}
+
+impl Listener {
+    /// The name from the plugin configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.get()
+    }
+
+    /// Counts a request from now until the guard is dropped.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get().saturating_add(1));
+        self.started.set(self.started.get().saturating_add(1));
+        InFlight(Rc::clone(self))
+    }
+
+    /// Counts a response that was marked for the closer.
+    pub fn count_mark(&self) {
+        self.marked.set(self.marked.get().saturating_add(1));
+    }
+
+    /// What is left over from earlier decisions of a ramp, see [`crate::closing`].
+    pub fn carry(&self) -> &Cell<f64> {
+        &self.carry
+    }
+
+    /// Whether it has neither a root context nor a request left.
+    pub fn is_gone(&self) -> bool {
+        self.roots.get() == 0 && self.in_flight.get() == 0
+    }
+}
+
+/// A request in flight; dropped when Envoy destroys it.
+#[derive(Debug)]
+pub struct InFlight(Rc<Listener>);
+
+impl InFlight {
+    /// Where the request is in flight.
+    pub fn listener(&self) -> &Rc<Listener> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}
+
+/// All listeners of a VM, in the order in which they were configured.
+#[derive(Debug, Default)]
+pub struct Listeners(Vec<Rc<Listener>>);
+
+impl Listeners {
+    /// Adds a root context of that name. Equal names share their counters.
+    pub fn add(&mut self, name: &str) -> Rc<Listener> {
+        let listener = match self.0.iter().find(|listener| listener.name == name) {
+            Some(listener) => Rc::clone(listener),
+            None => {
+                let listener = Rc::new(Listener {
+                    name: name.to_owned(),
+                    ..Listener::default()
+                });
+                self.0.push(Rc::clone(&listener));
+                listener
+            }
+        };
+        listener.roots.set(listener.roots.get().saturating_add(1));
+        listener
+    }
+
+    /// Takes a root context away. The listener itself stays until nothing is in flight in it.
+    pub fn remove(&mut self, listener: &Listener) {
+        listener.roots.set(listener.roots.get().saturating_sub(1));
+    }
+
+    /// Forgets listeners that have neither a root context nor a request; says whether there were any.
+    pub fn prune(&mut self) -> bool {
+        let before = self.0.len();
+        self.0.retain(|listener| !listener.is_gone());
+        self.0.len() != before
+    }
+
+    /// The counters as they are reported.
+    pub fn report(&self) -> Vec<ListenerCounts> {
+        let counts = |listener: &Rc<Listener>| ListenerCounts {
+            name: listener.name.clone(),
+            in_flight: listener.in_flight.get(),
+            started: listener.started.get(),
+            marked: listener.marked.get(),
+        };
+        self.0.iter().map(counts).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_flight(listeners: &Listeners) -> Vec<(String, u64, u64)> {
+        listeners
+            .report()
+            .into_iter()
+            .map(|counts| (counts.name, counts.in_flight, counts.started))
+            .collect()
+    }
+
+    #[test]
+    fn a_request_counts_until_it_is_dropped() {
+        let mut listeners = Listeners::default();
+        let listener = listeners.add("a");
+        let first = listener.begin();
+        let second = listener.begin();
+        assert_eq!(in_flight(&listeners), [("a".to_owned(), 2, 2)]);
+        drop(first);
+        assert_eq!(in_flight(&listeners), [("a".to_owned(), 1, 2)]);
+        drop(second);
+        assert_eq!(in_flight(&listeners), [("a".to_owned(), 0, 2)]);
+    }
+
+    #[test]
+    fn a_replaced_listener_keeps_its_counters() {
+        let mut listeners = Listeners::default();
+        let old = listeners.add("a");
+        let request = old.begin();
+        let new = listeners.add("a");
+        listeners.remove(&old);
+        assert!(!listeners.prune());
+        let _second = new.begin();
+        assert_eq!(in_flight(&listeners), [("a".to_owned(), 2, 2)]);
+        drop(request);
+        assert_eq!(in_flight(&listeners), [("a".to_owned(), 1, 2)]);
+    }
+
+    #[test]
+    fn a_removed_listener_stays_until_its_last_request_ends() {
+        let mut listeners = Listeners::default();
+        let listener = listeners.add("a");
+        let _other = listeners.add("b");
+        let request = listener.begin();
+        listeners.remove(&listener);
+        assert!(!listeners.prune());
+        assert_eq!(listeners.report().len(), 2);
+        drop(request);
+        assert!(listeners.prune());
+        assert_eq!(in_flight(&listeners), [("b".to_owned(), 0, 0)]);
+    }
+
+    #[test]
+    fn marks_are_counted() {
+        let mut listeners = Listeners::default();
+        let listener = listeners.add("a");
+        listener.count_mark();
+        listener.count_mark();
+        assert_eq!(listeners.report()[0].marked, 2);
+    }
+}

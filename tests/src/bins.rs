@@ -1,0 +1,78 @@
+//! Where the parts under test lie: each by an environment variable, by default where `make build` leaves it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// Version of an Envoy under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnvoyVersion {
+    /// The version that Ebb is developed against.
+    V1_40,
+    /// The oldest version that Ebb supports.
+    V1_37,
+}
+
+/// The repository's top folder.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_path_buf()
+}
+
+/// The binary `ebb`: `EBB_BIN`, else `dist/ebb`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn ebb() -> Result<PathBuf> {
+    find("EBB_BIN", "dist/ebb")
+}
+
+/// The filter's module: `EBB_WASM`, else `dist/ebb_filter.wasm`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn wasm() -> Result<PathBuf> {
+    find("EBB_WASM", "dist/ebb_filter.wasm")
+}
+
+/// The filter's module built to trap on `x-ebb-test-trap: 1`: `EBB_WASM_TRAP`, else `.cache/ebb_filter_trap.wasm`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn wasm_trap() -> Result<PathBuf> {
+    find("EBB_WASM_TRAP", ".cache/ebb_filter_trap.wasm")
+}
+
+/// Envoy: `ENVOY_BIN` else `dist/envoy`, and `ENVOY_BIN_1_37` else `.cache/envoy-1.37.0/bin/envoy`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn envoy(version: EnvoyVersion) -> Result<PathBuf> {
+    match version {
+        EnvoyVersion::V1_40 => find("ENVOY_BIN", "dist/envoy"),
+        EnvoyVersion::V1_37 => find("ENVOY_BIN_1_37", ".cache/envoy-1.37.0/bin/envoy"),
+    }
+}
+
+/// A Python that has grpcio, grpcio-reflection and protobuf: `EBB_TEST_PYTHON`, else `.cache/python/bin/python3`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn python() -> Result<PathBuf> {
+    find("EBB_TEST_PYTHON", ".cache/python/bin/python3")
+}
+
+fn find(variable: &str, default: &str) -> Result<PathBuf> {
+    let (path, hint) = match std::env::var_os(variable) {
+        Some(value) => (PathBuf::from(value), format!("correct {variable}")),
+        None => (
+            repository().join(default),
+            format!("run `make build build-test`, or set {variable}"),
+        ),
+    };
+    if !path.is_file() {
+        bail!("{} is not there: {hint}", path.display());
+    }
+    Ok(path)
+}

@@ -1,0 +1,165 @@
+//! A real `ebb serve`.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+
+use crate::{
+    api::Client,
+    bins,
+    cli::{self, CliOutput, RunningCli},
+    process::{Process, Spec, describe},
+    wait,
+};
+
+/// How to start a control plane.
+#[derive(Clone, Debug)]
+pub struct EbbOptions {
+    /// Its Unix socket.
+    pub socket: PathBuf,
+    /// The folder of its durable state; none = memory only.
+    pub state: Option<PathBuf>,
+    /// Where it logs; appended to over restarts.
+    pub log: PathBuf,
+    /// Whether the end of its log is printed when it is dropped.
+    pub show_log: bool,
+}
+
+impl EbbOptions {
+    /// A control plane with its socket and log in `folder`, in memory only.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            socket: folder.join("ebb.sock"),
+            state: None,
+            log: folder.join("ebb.log"),
+            show_log: true,
+        }
+    }
+}
+
+/// A running control plane; dropping it kills it.
+#[derive(Debug)]
+pub struct Ebb {
+    process: Process,
+    options: EbbOptions,
+}
+
+impl Ebb {
+    /// Starts `ebb serve` and waits until it answers.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or does not answer in time.
+    pub async fn start(options: EbbOptions) -> Result<Self> {
+        let listen = format!("unix:{}", options.socket.display());
+        let state = options.state.clone().unwrap_or_default();
+        let args: [&OsStr; 5] = [
+            "serve".as_ref(),
+            "--listen".as_ref(),
+            listen.as_ref(),
+            "--state".as_ref(),
+            state.as_ref(),
+        ];
+        let process = Process::spawn(Spec {
+            name: "ebb".to_owned(),
+            program: bins::ebb()?,
+            args: args.map(OsString::from).into(),
+            env: vec![("RUST_LOG".into(), "ebb=debug,info".into())],
+            log: options.log.clone(),
+            show_log: options.show_log,
+        })?;
+        let mut ebb = Self { process, options };
+        ebb.wait_until_it_answers().await?;
+        Ok(ebb)
+    }
+
+    /// Starts it again as it was started before, on the same socket and state.
+    ///
+    /// # Errors
+    /// As [`Ebb::start`].
+    pub async fn restart(self) -> Result<Self> {
+        let options = self.options.clone();
+        drop(self);
+        Self::start(options).await
+    }
+
+    /// Kills it with SIGKILL: nothing is told, nothing is cleaned up. It can be started again with the result.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub async fn kill(mut self) -> Result<EbbOptions> {
+        self.process.signal(Signal::KILL)?;
+        self.process.exit(wait::PATIENCE).await?;
+        Ok(self.options.clone())
+    }
+
+    /// Ends it with SIGTERM. It can be started again with the result.
+    ///
+    /// # Errors
+    /// When it does not end, or not with exit code 0.
+    pub async fn terminate(mut self) -> Result<EbbOptions> {
+        self.process.signal(Signal::TERM)?;
+        let status = self.process.exit(wait::PATIENCE).await?;
+        anyhow::ensure!(status.success(), "ebb ended with {} on SIGTERM", describe(status));
+        Ok(self.options.clone())
+    }
+
+    /// Its Unix socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.options.socket
+    }
+
+    /// What it has logged, over restarts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// A typed client.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(&self.options.socket).await
+    }
+
+    /// Runs the command line against it to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end within two minutes.
+    pub async fn cli(&self, args: &[&str]) -> Result<CliOutput> {
+        self.cli_start(args)?.output().await
+    }
+
+    /// Starts the command line against it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn cli_start(&self, args: &[&str]) -> Result<RunningCli> {
+        cli::start(&self.options.socket, args)
+    }
+
+    async fn wait_until_it_answers(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + wait::PATIENCE;
+        loop {
+            self.process.check_running()?;
+            let error = match Client::connect(&self.options.socket).await {
+                Ok(mut client) => match client.drains().await {
+                    Ok(_) => return Ok(()),
+                    Err(status) => anyhow::Error::new(status),
+                },
+                Err(error) => error,
+            };
+            if tokio::time::Instant::now() > deadline {
+                return Err(error).context("waited in vain: `ebb serve` answers");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

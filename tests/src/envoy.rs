@@ -1,0 +1,314 @@
+//! A real Envoy, started from the shipped configuration.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::{
+    bins::{self, EnvoyVersion},
+    bootstrap::Bootstrap,
+    process::{Process, Spec},
+    wait,
+};
+
+/// Envoy compiles the module at its start, which takes seconds on a busy machine.
+const START_BOUND: Duration = Duration::from_secs(60);
+const ADMIN_BOUND: Duration = Duration::from_secs(10);
+
+/// How to start an Envoy.
+#[derive(Clone, Debug)]
+pub struct EnvoyOptions {
+    /// Which binary.
+    pub version: EnvoyVersion,
+    /// Number of worker threads.
+    pub concurrency: u32,
+    /// Envoy's `node.id`.
+    pub node_id: String,
+    /// The filter's module; none = [`bins::wasm`].
+    pub wasm: Option<PathBuf>,
+    /// A name for the control plane's cluster; none = as shipped.
+    pub control_plane_cluster: Option<String>,
+    /// What else is changed in the shipped configuration, after everything else.
+    pub edit: fn(&mut Bootstrap) -> Result<()>,
+    /// Whether the end of Envoy's log is printed when it is dropped.
+    pub show_log: bool,
+}
+
+impl Default for EnvoyOptions {
+    fn default() -> Self {
+        Self {
+            version: EnvoyVersion::V1_40,
+            concurrency: 1,
+            node_id: "edge-1".to_owned(),
+            wasm: None,
+            control_plane_cluster: None,
+            edit: |_| Ok(()),
+            show_log: true,
+        }
+    }
+}
+
+/// A running Envoy; dropping it kills it.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    admin: PathBuf,
+    listeners: HashMap<String, SocketAddr>,
+    stat_prefixes: HashMap<String, String>,
+}
+
+/// An Envoy that was started and has not yet been waited for.
+#[derive(Debug)]
+pub struct Starting {
+    process: Process,
+    admin: PathBuf,
+    bootstrap: Bootstrap,
+}
+
+impl Envoy {
+    /// Starts Envoy with its files in `folder` and waits until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started, ends, or is not ready in time.
+    pub async fn start(
+        options: &EnvoyOptions,
+        folder: &Path,
+        control_plane: &Path,
+        upstream: SocketAddr,
+    ) -> Result<Self> {
+        Starting::spawn(options, folder, control_plane, upstream)?
+            .ready()
+            .await
+    }
+
+    /// Where a listener accepts.
+    ///
+    /// # Errors
+    /// When there is no such listener.
+    pub fn address(&self, listener: &str) -> Result<SocketAddr> {
+        self.listeners
+            .get(listener)
+            .copied()
+            .with_context(|| format!("Envoy has no listener `{listener}`"))
+    }
+
+    /// The admin endpoint's socket.
+    #[must_use]
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What Envoy has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// A counter or gauge by its full name; none when Envoy has no such value (yet).
+    ///
+    /// # Errors
+    /// When the admin endpoint does not answer.
+    pub async fn stat(&self, name: &str) -> Result<Option<u64>> {
+        let filter = name.replace('.', "\\.");
+        let (_, text) = admin(&self.admin, Method::GET, &format!("/stats?filter=^{filter}$")).await?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.map(|value| {
+            value
+                .trim()
+                .parse()
+                .with_context(|| format!("{name} is no number: {value}"))
+        })
+        .transpose()
+    }
+
+    /// Envoy's own count of requests in flight on a listener: the ground truth.
+    ///
+    /// # Errors
+    /// When the admin endpoint does not answer, or there is no such listener.
+    pub async fn downstream_rq_active(&self, listener: &str) -> Result<u64> {
+        let prefix = self.stat_prefixes.get(listener);
+        let prefix = prefix.with_context(|| format!("Envoy has no listener `{listener}`"))?;
+        let name = format!("http.{prefix}.downstream_rq_active");
+        self.stat(&name)
+            .await?
+            .with_context(|| format!("Envoy has no value {name}"))
+    }
+
+    /// Requests a path of the admin endpoint.
+    ///
+    /// # Errors
+    /// When it does not answer, or not with 200.
+    pub async fn admin(&self, method: Method, path: &str) -> Result<String> {
+        let (status, text) = admin(&self.admin, method, path).await?;
+        if status != StatusCode::OK {
+            bail!("Envoy's admin endpoint answered {status} to {path}: {text}");
+        }
+        Ok(text)
+    }
+}
+
+impl Starting {
+    /// Starts Envoy with its files in `folder`, and does not wait.
+    ///
+    /// # Errors
+    /// When the configuration cannot be made or the binary cannot be started.
+    pub fn spawn(
+        options: &EnvoyOptions,
+        folder: &Path,
+        control_plane: &Path,
+        upstream: SocketAddr,
+    ) -> Result<Self> {
+        let admin = folder.join("admin.sock");
+        let wasm = options.wasm.clone().map_or_else(bins::wasm, Ok)?;
+        let mut bootstrap = Bootstrap::shipped()?;
+        bootstrap.set_node_id(&options.node_id);
+        bootstrap.set_admin(&admin);
+        bootstrap.bind_free_ports()?;
+        bootstrap.set_wasm(&wasm);
+        bootstrap.set_control_plane(control_plane)?;
+        bootstrap.set_upstream(upstream)?;
+        if let Some(name) = &options.control_plane_cluster {
+            bootstrap.rename_control_plane(name)?;
+        }
+        (options.edit)(&mut bootstrap)?;
+        let file = folder.join("envoy.json");
+        bootstrap.write(&file)?;
+        let concurrency = options.concurrency.to_string();
+        let mut args: Vec<OsString> = ["-c".into(), file.into()].into();
+        args.extend(["--concurrency", &concurrency, "--disable-hot-restart"].map(OsString::from));
+        let process = Process::spawn(Spec {
+            name: "envoy".to_owned(),
+            program: bins::envoy(options.version)?,
+            args,
+            env: Vec::new(),
+            log: folder.join("envoy.log"),
+            show_log: options.show_log,
+        })?;
+        Ok(Self {
+            process,
+            admin,
+            bootstrap,
+        })
+    }
+
+    /// Waits until Envoy serves, and asks it for its ports.
+    ///
+    /// # Errors
+    /// When it ends or is not ready in time.
+    pub async fn ready(mut self) -> Result<Envoy> {
+        let deadline = tokio::time::Instant::now() + START_BOUND;
+        loop {
+            self.process.check_running()?;
+            if matches!(
+                admin(&self.admin, Method::GET, "/ready").await,
+                Ok((StatusCode::OK, _))
+            ) {
+                break;
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("waited {START_BOUND:?} in vain: Envoy is ready");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let (_, text) = admin(&self.admin, Method::GET, "/listeners?format=json").await?;
+        let listeners = parse_listeners(&text)?;
+        let mut stat_prefixes = HashMap::new();
+        for name in listeners.keys() {
+            stat_prefixes.insert(name.clone(), self.bootstrap.stat_prefix(name)?);
+        }
+        Ok(Envoy {
+            process: self.process,
+            admin: self.admin,
+            listeners,
+            stat_prefixes,
+        })
+    }
+
+    /// Waits for the end of an Envoy that refuses its configuration, and returns its log.
+    ///
+    /// # Errors
+    /// When it goes on running.
+    pub async fn refused(mut self) -> Result<String> {
+        let status = self.process.exit(START_BOUND).await?;
+        if status.success() {
+            bail!("Envoy ended with success where it should have refused its configuration");
+        }
+        Ok(self.process.log())
+    }
+}
+
+async fn admin(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, String)> {
+    let asking = async {
+        let stream = UnixStream::connect(socket)
+            .await
+            .with_context(|| format!("cannot connect to Envoy's admin endpoint {}", socket.display()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "admin")
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        driver.abort();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    wait::within(
+        format!("Envoy's admin endpoint answers {path}"),
+        ADMIN_BOUND,
+        asking,
+    )
+    .await?
+}
+
+fn parse_listeners(text: &str) -> Result<HashMap<String, SocketAddr>> {
+    let value: Value = serde_json::from_str(text).context("/listeners is no JSON")?;
+    let statuses = value
+        .get("listener_statuses")
+        .and_then(Value::as_array)
+        .context("Envoy has no listener")?;
+    let mut listeners = HashMap::new();
+    for status in statuses {
+        let name = status
+            .get("name")
+            .and_then(Value::as_str)
+            .context("a listener has no name")?;
+        let socket = status
+            .pointer("/local_address/socket_address")
+            .context("a listener has no address")?;
+        let ip = socket
+            .get("address")
+            .and_then(Value::as_str)
+            .context("a listener has no IP address")?;
+        let port = socket
+            .get("port_value")
+            .and_then(Value::as_u64)
+            .context("a listener has no port")?;
+        listeners.insert(
+            name.to_owned(),
+            SocketAddr::new(ip.parse()?, u16::try_from(port)?),
+        );
+    }
+    Ok(listeners)
+}

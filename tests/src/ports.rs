@@ -1,0 +1,52 @@
+//! Loopback ports for what cannot bind port 0, such as a server that has to come back on the same port.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// Below the range from which the kernel takes the ports of outgoing connections, so that none of those collides.
+const RANGE: std::ops::Range<u16> = 20_000..30_000;
+const ATTEMPTS: usize = 200;
+
+/// A port that no other test process takes while this is alive.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    _lock: File,
+}
+
+impl Port {
+    /// Reserves a free port: a lock file keeps other test processes off it, a trial bind shows that it is free.
+    ///
+    /// # Errors
+    /// When the lock folder cannot be written, or no free port is found.
+    pub fn reserve() -> Result<Self> {
+        let folder = std::env::temp_dir().join("ebb-e2e-ports");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        for _ in 0..ATTEMPTS {
+            let number = fastrand::u16(RANGE);
+            let path = folder.join(number.to_string());
+            let lock = File::options()
+                .create(true)
+                .write(true)
+                .truncate(false)
+                .open(&path)
+                .with_context(|| format!("cannot open {}", path.display()))?;
+            let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if locked && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+                return Ok(Self { number, _lock: lock });
+            }
+        }
+        bail!("found no free loopback port in {RANGE:?} after {ATTEMPTS} attempts")
+    }
+
+    /// The port's loopback address.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+    }
+}
