@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use super::{Config, defaults, process::Process};
+use crate::core::policy::Policy;
+
+/// What a drain must leave for requests to end, beside its announcement and its quiet period.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What a drain may take in a shutdown, or the sum that does not fit.
 ///
@@ -13,15 +17,18 @@ use super::{Config, defaults, process::Process};
 pub(super) fn drain_timeout(config: &Config) -> Result<Duration, String> {
     let grace = config.shutdown.grace_period;
     let configured = config.drain.timeout;
-    let most = configured.unwrap_or(defaults::DRAIN_TIMEOUT);
+    let policy = policy(config);
     // Without a grace period everything is killed at once: nothing has to fit.
-    if grace.is_zero() || longest(config, most).total() <= grace {
-        return Ok(most);
+    if grace.is_zero() || longest(config, policy.timeout).total() <= grace {
+        return Ok(policy.timeout);
     }
-    let announce = config.drain.announce.unwrap_or(defaults::ANNOUNCE);
-    let quiet = config.drain.quiet_period.unwrap_or(defaults::QUIET_PERIOD);
-    let least = announce.saturating_add(quiet).min(most);
-    let smallest = if configured.is_some() { most } else { least };
+    let most = policy.timeout;
+    let least = policy.announce + policy.quiet_period + SHORTEST_WAIT;
+    let smallest = if configured.is_some() {
+        most
+    } else {
+        least.min(most)
+    };
     let path = longest(config, smallest);
     if path.total() > grace {
         return Err(path.arithmetic(grace));
@@ -37,6 +44,11 @@ pub(super) fn drain_timeout(config: &Config) -> Result<Duration, String> {
         }
     }
     Ok(milliseconds(fits))
+}
+
+/// Every key has a value; one that is refused elsewhere has its default.
+fn policy(config: &Config) -> Policy {
+    Policy::default().with(&config.drain).unwrap_or_default()
 }
 
 fn milliseconds(count: u128) -> Duration {
@@ -77,7 +89,7 @@ impl Path {
 /// The longest way from a process that nothing depends on down to one that depends on nothing.
 fn longest(config: &Config, drain: Duration) -> Path {
     let mut below: Vec<Option<Path>> = vec![None; config.processes.len()];
-    let announce = config.drain.announce.unwrap_or(defaults::ANNOUNCE);
+    let announce = policy(config).announce;
     let mut longest = Path::default();
     for (index, process) in config.processes.iter().enumerate() {
         let mut path = Path::default();
@@ -191,14 +203,14 @@ mod tests {
         assert_eq!(config.shutdown.drain_timeout, Duration::from_millis(10_750));
         assert_eq!(config.drain.timeout, None);
         let roomy = parse(&source(""), Some("10m")).expect("accepted");
-        assert_eq!(roomy.shutdown.drain_timeout, defaults::DRAIN_TIMEOUT);
+        assert_eq!(roomy.shutdown.drain_timeout, Policy::default().timeout);
         let explicit = only(&source("[drain]\ntimeout = \"11s\"\n"));
         assert!(
             explicit.contains("drain of edge 11s + stop of edge 4s + drain of inner 11s"),
             "{explicit}"
         );
         assert!(
-            parse(&source(""), Some("8600ms")).is_err(),
+            parse(&source(""), Some("9s")).is_err(),
             "no room for a quiet period"
         );
     }

@@ -1,4 +1,5 @@
-//! What an unset key means. The one place of these numbers.
+//! What an unset key means. The one place of these numbers; those of
+//! `[drain]` are [`Policy::default`](crate::core::policy::Policy).
 
 use std::time::Duration;
 
@@ -6,12 +7,6 @@ use std::time::Duration;
 pub const GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Part of the grace period that is kept for the last SIGKILL, for reaping and for the report.
 pub const RESERVE: Duration = Duration::from_millis(500);
-/// `[drain] announce`.
-pub const ANNOUNCE: Duration = Duration::ZERO;
-/// `[drain] quiet_period`.
-pub const QUIET_PERIOD: Duration = Duration::from_millis(200);
-/// `[drain] timeout`, at most: where the grace period of a shutdown leaves less, less.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// `process.ready.timeout`.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// `process.ready.interval`.

@@ -20,7 +20,10 @@ use std::{
 
 use toml::Spanned;
 
-use crate::address::Address;
+use crate::{
+    address::Address,
+    core::policy::{OnTimeout, Policy, PolicyError, PolicyOverrides},
+};
 pub use error::{ConfigError, Problem};
 use process::duration;
 pub use process::{Check, Command, DrainTarget, Origin, Process, Ready, Restart, Stop};
@@ -33,8 +36,9 @@ pub use values::{AttachTo, HttpTarget, Identity};
 pub struct Config {
     /// `[control_plane]`.
     pub control_plane: ControlPlane,
-    /// `[drain]`.
-    pub drain: DrainPolicy,
+    /// `[drain]`: what a drain that does not say otherwise does; the keys that the file sets. In a shutdown an unset
+    /// `timeout` is at most what the grace period leaves, and `on_timeout` is always `proceed`.
+    pub drain: PolicyOverrides,
     /// `[shutdown]`.
     pub shutdown: Shutdown,
     /// `[[process]]`, in the order of the file. May be empty: `ebb serve` needs none.
@@ -64,39 +68,12 @@ pub enum State {
     Directory(PathBuf),
 }
 
-/// `[drain]`: what a drain that does not say otherwise does. `None` is an unset key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DrainPolicy {
-    /// How long a node goes on accepting after its health turned bad. Unset and 0: close at once.
-    pub announce: Option<Duration>,
-    /// How long nothing may be in flight and nothing arrive. Unset: 200 ms. 0: the first confirmed zero is enough.
-    pub quiet_period: Option<Duration>,
-    /// Hard deadline, the announcement included. Unset: 30 s, in a shutdown at most what the grace period leaves.
-    /// 0: do not wait.
-    pub timeout: Option<Duration>,
-    /// Time over which the share of closing responses grows from 0 to 1. Unset and 0: every response at once.
-    pub ramp: Option<Duration>,
-    /// How long a filter goes on closing without hearing from the control plane. Unset: 60 s. At least 1 s.
-    pub lease: Option<Duration>,
-    /// What a missed deadline means. Unset: proceed. A shutdown always proceeds.
-    pub on_timeout: Option<OnTimeout>,
-}
-
-/// What a missed deadline of a drain means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnTimeout {
-    /// The drain ends timed out and holds.
-    Proceed,
-    /// The drain ends timed out and is released.
-    Abort,
-}
-
 /// `[shutdown]`: the bounds of an ordered shutdown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
     /// Time until the orchestrator kills. Unset: 30 s. 0: do not wait, kill everything at once.
     pub grace_period: Duration,
-    /// What each drain of a shutdown may take, announcement included; computed, see [`DrainPolicy::timeout`].
+    /// What each drain of a shutdown may take, announcement included; computed, see [`Config::drain`].
     pub drain_timeout: Duration,
 }
 
@@ -149,7 +126,7 @@ fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config 
         drain,
         shutdown: Shutdown {
             grace_period: defaults::GRACE_PERIOD,
-            drain_timeout: defaults::DRAIN_TIMEOUT,
+            drain_timeout: Policy::default().timeout,
         },
         processes: graph::resolve(document, unresolved),
     };
@@ -217,8 +194,8 @@ fn control_plane(mut section: Section<'_>) -> ControlPlane {
     }
 }
 
-fn drain(mut section: Section<'_>) -> DrainPolicy {
-    let policy = DrainPolicy {
+fn drain(mut section: Section<'_>) -> PolicyOverrides {
+    let policy = PolicyOverrides {
         announce: duration(&mut section, "announce"),
         quiet_period: duration(&mut section, "quiet_period"),
         timeout: duration(&mut section, "timeout"),
@@ -235,21 +212,18 @@ fn drain(mut section: Section<'_>) -> DrainPolicy {
             }
         }),
     };
-    if policy.lease.is_some_and(|lease| lease < Duration::from_secs(1)) {
+    if let Err(error) = Policy::default().with(&policy) {
+        let key = match &error {
+            PolicyError::NotADuration { key } | PolicyError::TooLong { key, .. } => key,
+            PolicyError::ShortLease { .. } => "lease",
+            PolicyError::CannotFit { .. } => "timeout",
+            PolicyError::UnknownOnTimeout(_) => "on_timeout",
+        };
+        let text = error.to_string();
         section.refuse(
-            "lease",
+            key,
             None,
-            "at least \"1s\": a filter must hear from its control plane within it",
-        );
-    }
-    if let (Some(announce), Some(timeout)) = (policy.announce, policy.timeout)
-        && !timeout.is_zero()
-        && announce >= timeout
-    {
-        section.refuse(
-            "announce",
-            None,
-            "not shorter than timeout, which contains it: nothing would be waited for",
+            text.split_once(": ").map_or(text.as_str(), |(_, why)| why),
         );
     }
     section.finish();

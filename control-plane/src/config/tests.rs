@@ -365,7 +365,7 @@ fn keys_that_contradict_each_other_are_refused() {
     );
     let announce = only("[drain]\nannounce = \"2s\"\ntimeout = \"1s\"\n");
     assert!(
-        announce.starts_with("2: drain.announce = \"2s\": not shorter than timeout"),
+        announce.starts_with("3: drain.timeout = \"1s\": 1s cannot hold announce 2s"),
         "{announce}"
     );
 }

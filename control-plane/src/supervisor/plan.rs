@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::config::{Config, Origin, Restart, defaults};
+use crate::{
+    config::{Config, Origin, Restart},
+    core::policy::Policy,
+};
 
 /// A process of a [`Plan`]; valid for the plan it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +91,7 @@ impl Plan {
         Self::link(
             processes,
             config.shutdown.grace_period,
-            config.drain.announce.unwrap_or(defaults::ANNOUNCE),
+            config.drain.announce.unwrap_or(Policy::default().announce),
         )
     }
 
