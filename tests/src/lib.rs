@@ -17,3 +17,22 @@ pub mod process;
 pub mod upstream;
 pub mod wait;
 pub mod world;
+
+/// Makes two tests of each `async fn name(EnvoyVersion) -> Result<()>`: one per supported Envoy.
+#[macro_export]
+macro_rules! on_both_envoys {
+    ($($name:ident),+ $(,)?) => {
+        mod envoy_1_40 {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                super::$name($crate::bins::EnvoyVersion::V1_40).await
+            })+
+        }
+        mod envoy_1_37 {
+            $(#[tokio::test]
+            async fn $name() -> anyhow::Result<()> {
+                super::$name($crate::bins::EnvoyVersion::V1_37).await
+            })+
+        }
+    };
+}

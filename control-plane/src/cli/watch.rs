@@ -65,6 +65,7 @@ impl TryFrom<Args> for Watch {
 /// If the control plane cannot be reached at the start, or refuses.
 pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
     block_on(async {
+        let interrupted = interrupted();
         // A wrong endpoint must be an error, not a watch that waits for ever.
         let client = Client::connect(&watch.endpoint).await?;
         fleet::drains(&client).await?;
@@ -77,7 +78,7 @@ pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
         let watching = keep(&watch.endpoint, updates, &mut view);
         tokio::select! {
             ended = watching => ended,
-            () = interrupted() => Ok(Exit::Success),
+            () = interrupted => Ok(Exit::Success),
         }
     })
 }

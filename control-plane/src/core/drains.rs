@@ -60,8 +60,15 @@ pub enum StartError {
     #[error("request_id: {0} bytes, at most {MAX_REQUEST_ID}")]
     LongRequestId(usize),
     /// The `request_id` belongs to another drain.
-    #[error("request_id: drain {0} has it, with another scope or policy; choose a new one")]
-    TakenRequestId(String),
+    #[error(
+        "request_id: {request_id:?} is that of drain {drain}, of another scope or policy; choose a new one"
+    )]
+    TakenRequestId {
+        /// What the caller chose.
+        request_id: String,
+        /// The drain that has it.
+        drain: String,
+    },
     /// No Envoy is attached.
     #[error(
         "no Envoy is attached: load the filter (`ebb envoy-config`) and point its cluster at this control plane"
@@ -219,7 +226,10 @@ impl Core {
             return if drain.scope == request.scope && *drain.machine.policy() == policy {
                 Ok((drain.id.clone(), Vec::new()))
             } else {
-                Err(StartError::TakenRequestId(drain.id.clone()))
+                Err(StartError::TakenRequestId {
+                    drain: drain.id.clone(),
+                    request_id: request.request_id,
+                })
             };
         }
         self.check_scope(&request.scope)?;

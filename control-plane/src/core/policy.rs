@@ -171,10 +171,15 @@ impl PolicyOverrides {
     /// # Errors
     /// [`PolicyError`], which names the key.
     pub fn from_proto(policy: &v1::Policy) -> Result<Self, PolicyError> {
-        let read = |key, value: &Option<prost_types::Duration>| {
-            value
-                .map(|value| Duration::try_from(value).map_err(|_| PolicyError::NotADuration { key }))
-                .transpose()
+        // The conversion alone would add up parts of different signs, which protobuf forbids.
+        let proper =
+            |value: &prost_types::Duration| value.seconds >= 0 && (0..1_000_000_000).contains(&value.nanos);
+        let read = |key, value: &Option<prost_types::Duration>| match value {
+            None => Ok(None),
+            Some(value) if proper(value) => Duration::try_from(*value)
+                .map(Some)
+                .map_err(|_| PolicyError::NotADuration { key }),
+            Some(_) => Err(PolicyError::NotADuration { key }),
         };
         Ok(Self {
             announce: read("announce", &policy.announce)?,
@@ -248,17 +253,16 @@ mod tests {
 
     #[test]
     fn a_negative_duration_on_the_wire_names_its_key() {
-        let wire = v1::Policy {
-            ramp: Some(prost_types::Duration {
-                seconds: -1,
-                nanos: 0,
-            }),
-            ..Default::default()
-        };
-        assert_eq!(
-            PolicyOverrides::from_proto(&wire),
-            Err(PolicyError::NotADuration { key: "ramp" })
-        );
+        for (seconds, nanos) in [(-1, 0), (1, -1), (0, 1_000_000_000)] {
+            let wire = v1::Policy {
+                ramp: Some(prost_types::Duration { seconds, nanos }),
+                ..Default::default()
+            };
+            assert_eq!(
+                PolicyOverrides::from_proto(&wire),
+                Err(PolicyError::NotADuration { key: "ramp" })
+            );
+        }
     }
 
     #[test]

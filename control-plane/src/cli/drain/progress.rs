@@ -199,3 +199,137 @@ fn line(drain: &Drain) -> String {
         report::left(drain)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use ebb_proto::v1::{DrainListener, Policy, UnknownReporter};
+
+    use super::*;
+
+    fn drain(phase: Phase, in_flight: &[u64]) -> Drain {
+        let listener = |(i, in_flight): (usize, &u64)| DrainListener {
+            node: format!("edge-{i}"),
+            name: "ingress".into(),
+            in_flight: *in_flight,
+            ..DrainListener::default()
+        };
+        Drain {
+            id: "d-1".into(),
+            phase: phase.into(),
+            policy: Some(Policy {
+                timeout: Duration::from_secs(30).try_into().ok(),
+                ..Policy::default()
+            }),
+            elapsed: Duration::from_millis(1_500).try_into().ok(),
+            in_flight: in_flight.iter().sum(),
+            listeners: in_flight.iter().enumerate().map(listener).collect(),
+            ..Drain::default()
+        }
+    }
+
+    fn with_unknown(drain: Drain, reason: &str) -> Drain {
+        let unknown = UnknownReporter {
+            node: "edge-0".into(),
+            reporter: "a2".into(),
+            reason: reason.into(),
+        };
+        Drain {
+            unknown_reporters: vec![unknown],
+            ..drain
+        }
+    }
+
+    fn after(start: Instant, millis: u64) -> Instant {
+        start + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn lines_are_a_second_apart_but_a_phase_is_said_at_once() {
+        let (mut lines, start) = (Lines::default(), Instant::now());
+        let said = lines.observe(drain(Phase::Draining, &[3, 4]), start);
+        assert_eq!(
+            said.as_deref(),
+            Some("draining: 7 requests in flight (edge-1/ingress 4, edge-0/ingress 3)")
+        );
+        assert_eq!(
+            lines.observe(drain(Phase::Draining, &[2, 4]), after(start, 300)),
+            None
+        );
+        assert_eq!(lines.tick(after(start, 900)), None);
+        let said = lines.tick(after(start, 1_000));
+        assert_eq!(
+            said.as_deref(),
+            Some("draining: 6 requests in flight (edge-1/ingress 4, edge-0/ingress 2)")
+        );
+        let said = lines.observe(drain(Phase::Quiet, &[0, 0]), after(start, 1_100));
+        assert_eq!(said.as_deref(), Some("quiet: 0 requests in flight"));
+    }
+
+    #[test]
+    fn nothing_new_is_said_every_ten_seconds() {
+        let (mut lines, start) = (Lines::default(), Instant::now());
+        assert!(
+            lines
+                .observe(with_unknown(drain(Phase::Draining, &[0]), "silent for 1s"), start)
+                .is_some()
+        );
+        // Only the age in the reason has changed.
+        let later = lines.observe(
+            with_unknown(drain(Phase::Draining, &[0]), "silent for 9s"),
+            after(start, 8_000),
+        );
+        assert_eq!(later, None);
+        let said = lines.tick(after(start, 10_000)).expect("a sign of life");
+        assert!(
+            said.ends_with("1 reporter unknown; waits for unknown reporter edge-0/a2: silent for 9s"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn trouble_is_said_once_and_its_end_too() {
+        let (mut lines, start) = (Lines::default(), Instant::now());
+        assert!(lines.observe(drain(Phase::Draining, &[1]), start).is_some());
+        assert_eq!(
+            lines.lost("no such file").as_deref(),
+            Some("no such file; trying again")
+        );
+        assert_eq!(lines.lost("no such file"), None);
+        assert_eq!(lines.tick(after(start, 60_000)), None);
+        assert!(
+            lines
+                .observe(drain(Phase::Draining, &[1]), after(start, 60_100))
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn many_listeners_make_no_long_line() {
+        let said = line(&drain(Phase::Draining, &[1, 9, 8, 7, 6, 5, 4]));
+        assert!(
+            said.contains("(edge-1/ingress 9, ") && said.ends_with("edge-5/ingress 5, 2 more)"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn the_screen_shows_the_clock_the_counts_and_what_is_waited_for() {
+        let start = Instant::now();
+        let drain = with_unknown(drain(Phase::Draining, &[3]), "silent for 1.5s");
+        let sight = Sight {
+            drain,
+            at: start,
+            lost: Some("connection refused".into()),
+        };
+        assert_eq!(
+            sight.frame(after(start, 1_000)),
+            [
+                "drain d-1  draining  2.5s of 30s  3 requests in flight, 1 reporter unknown",
+                "NODE    LISTENER  IN FLIGHT  REQUESTS",
+                "edge-0  ingress           3         0",
+                "waits for unknown reporter edge-0/a2: silent for 1.5s",
+                "connection refused; trying again",
+            ]
+        );
+    }
+}
