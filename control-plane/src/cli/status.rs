@@ -11,7 +11,7 @@ use super::{
 };
 use crate::address::Address;
 
-/// Show nodes, what they have in flight, and drains
+/// Show nodes, what they have in flight, drains and processes
 ///
 /// The control plane asks every filter, so the numbers are no older than 250 ms. A reporter is one worker of an
 /// Envoy; one that does not answer is unknown, and what it has in flight is not in the numbers.
@@ -58,7 +58,11 @@ pub(crate) fn run(status: &Status) -> Result<Exit, Failure> {
             .call(client.fleet().list_nodes(ListNodesRequest {}))
             .await?
             .nodes;
-        let fleet = Fleet::new(nodes, fleet::drains(&client).await?);
+        let fleet = Fleet::new(
+            nodes,
+            fleet::drains(&client).await?,
+            fleet::processes(&client).await?,
+        );
         match status.format {
             Format::Text => output::print(&fleet.lines().join("\n"))?,
             Format::Json => output::print_json(&fleet)?,

@@ -1,4 +1,4 @@
-//! `ebb watch`: follows nodes and drains until Ctrl-C.
+//! `ebb watch`: follows nodes, drains and processes until Ctrl-C.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::address::Address;
 
-/// How often drains are looked at while the nodes have nothing new.
+/// How often drains and processes are looked at while the nodes have nothing new.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Follow nodes and drains until Ctrl-C
+/// Follow nodes, drains and processes until Ctrl-C
 ///
 /// On a terminal a table that is kept up to date; otherwise a line for every change. It goes on over a restart of
 /// the control plane. Numbers change at most every 200 ms.
@@ -112,11 +112,12 @@ async fn keep(
         };
         // A failure here shows on the stream as well, which then says so.
         let Ok(asked) = asked else { continue };
-        let Ok(drains) = fleet::drains(&asked).await else {
+        let (Ok(drains), Ok(processes)) = (fleet::drains(&asked).await, fleet::processes(&asked).await)
+        else {
             continue;
         };
         client = Some(asked);
-        if view.show(Fleet::new(nodes, drains))? == Reader::Gone {
+        if view.show(Fleet::new(nodes, drains, processes))? == Reader::Gone {
             return Ok(Exit::Success);
         }
     }
@@ -205,6 +206,10 @@ fn timeless(fleet: &Fleet) -> Fleet {
     for drain in &mut fleet.drains {
         drain.elapsed_ms = 0;
     }
+    for process in &mut fleet.processes {
+        process.uptime_ms = None;
+        process.waits_for.clear();
+    }
     fleet
 }
 
@@ -238,6 +243,11 @@ fn facts(fleet: &Fleet) -> BTreeMap<String, String> {
             drain.phase, drain.in_flight
         );
         facts.insert(format!("drain {}", one_line(&drain.id)), text);
+    }
+    for process in &fleet.processes {
+        let pid = process.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+        let text = format!("{}{pid}", process.state_text());
+        facts.insert(format!("process {}", one_line(&process.name)), text);
     }
     facts
 }
