@@ -24,6 +24,12 @@ impl Bootstrap {
         Ok(Self(value))
     }
 
+    /// A bootstrap of a test's own.
+    #[must_use]
+    pub fn from_value(value: Value) -> Self {
+        Self(value)
+    }
+
     /// The whole document, for changes that have no method here.
     pub fn value_mut(&mut self) -> &mut Value {
         &mut self.0

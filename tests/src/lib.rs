@@ -4,6 +4,7 @@
 //! Everything that is started is a guard: dropping it kills it, waits for its end, and prints the tail of its log
 //! (test runners show that for failed tests only). Ports are never fixed: what can binds port 0, and Envoy is asked.
 
+pub mod admin;
 pub mod api;
 pub mod bins;
 pub mod bootstrap;
@@ -11,6 +12,7 @@ pub mod cli;
 pub mod client;
 pub mod ebb;
 pub mod envoy;
+pub mod fake_control;
 pub mod load;
 pub mod ports;
 pub mod process;

@@ -9,6 +9,7 @@ use ebb_e2e::{
     client::http1,
     ebb::{Ebb, EbbOptions},
     envoy::EnvoyOptions,
+    ports::Port,
     process::spawn_bound_to_us,
     wait,
     world::{World, folder},
@@ -64,12 +65,23 @@ async fn bad_policy_is_an_invalid_argument_that_names_the_field() -> Result<()> 
         seconds: -1,
         nanos: 0,
     });
+    let mixed = Some(prost_types::Duration {
+        seconds: 1,
+        nanos: -1,
+    });
     let just_negative = Some(prost_types::Duration {
         seconds: 0,
         nanos: -1,
     });
     let short = Some(proto(Duration::from_millis(999)));
     let cases = [
+        (
+            "announce",
+            Policy {
+                announce: mixed,
+                ..Policy::default()
+            },
+        ),
         (
             "quiet_period",
             Policy {
@@ -195,6 +207,22 @@ async fn unix_socket_is_for_its_owner_alone() -> Result<()> {
     let ebb = Ebb::start(EbbOptions::in_folder(folder.path())).await?;
     let mode = std::fs::metadata(ebb.socket())?.permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn loopback_tcp_is_served_beside_the_socket_on_request() -> Result<()> {
+    let folder = folder()?;
+    let port = Port::reserve()?;
+    let address = port.address().to_string();
+    let options = EbbOptions {
+        listen_also: Some(address.clone()),
+        ..EbbOptions::in_folder(folder.path())
+    };
+    let ebb = Ebb::start(options).await?;
+    let status = ebb.cli(&["status", "--endpoint", &address, "-o", "json"]).await?;
+    assert_eq!(status.code, Some(0), "{status:?}");
+    assert_eq!(status.json()?["nodes"], serde_json::json!([]), "{status:?}");
     Ok(())
 }
 

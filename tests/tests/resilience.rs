@@ -19,8 +19,10 @@ use tokio::time::Instant;
 
 /// What the issue of a lost control plane allows: the filters hear it again within this time of its return.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
-/// How long the control plane is away: as long as a restart takes.
-const AWAY: Duration = Duration::from_millis(300);
+/// How long the control plane is away.
+const AWAY: Duration = Duration::from_secs(2);
+/// The same, until the filters try again as rarely as they ever do.
+const LONG_AWAY: Duration = Duration::from_secs(4);
 
 fn both_protocols(envoy: &Envoy) -> Result<Vec<Plan>> {
     let mut plans = Vec::new();
@@ -87,8 +89,8 @@ async fn assert_no_failure(load: Load) -> Result<()> {
 }
 
 /// Leaves the control plane away for a while, under load.
-async fn away(load: &Load) -> Result<()> {
-    let until = Instant::now() + AWAY;
+async fn away(load: &Load, time: Duration) -> Result<()> {
+    let until = Instant::now() + time;
     while Instant::now() < until {
         load.wait_for_requests(10).await?;
     }
@@ -108,16 +110,12 @@ async fn absent_at_start_no_request_fails_and_its_drain_is_heard_on_its_arrival(
     )
     .await?;
     let load = Load::start(&both_protocols(&envoy)?);
-    away(&load).await?;
+    away(&load, LONG_AWAY).await?;
 
     let ebb = Ebb::start(options).await?;
-    let mut client = ebb.client().await?;
-    wait_attached(&mut client, "edge-1", 1).await?;
-    client.start(long_drain()).await?;
-    wait::until("the listener closes connections", wait::PATIENCE, || {
-        closes_now(&envoy)
-    })
-    .await?;
+    let back = Instant::now();
+    start_when_known(&mut ebb.client().await?).await?;
+    told_within_a_second(envoy.address("ingress")?, true, back).await?;
     assert_no_failure(load).await
 }
 
@@ -137,7 +135,7 @@ async fn killed_and_restarted_while_serving_no_request_fails() -> Result<()> {
     load.wait_for_requests(50).await?;
 
     let options = ebb.kill().await?;
-    away(&load).await?;
+    away(&load, AWAY).await?;
     let ebb = Ebb::start(options).await?;
     let back = Instant::now();
     let mut client = ebb.client().await?;
@@ -188,7 +186,7 @@ async fn killed_and_restarted_while_draining_with_durable_state_the_drain_goes_o
     ) = draining_under_load(Some("state")).await?;
     let ingress = envoy.address("ingress")?;
     let options = ebb.kill().await?;
-    away(&load).await?;
+    away(&load, AWAY).await?;
     assert!(
         closes(ingress).await?,
         "the filter keeps its last state while the control plane is away"
@@ -228,7 +226,7 @@ async fn killed_and_restarted_while_draining_a_cancel_right_at_its_return_is_hea
         id,
     ) = draining_under_load(Some("state")).await?;
     let options = ebb.kill().await?;
-    away(&load).await?;
+    away(&load, LONG_AWAY).await?;
     let ebb = Ebb::start(options).await?;
     let back = Instant::now();
     ebb.client().await?.cancel(&id).await?;
@@ -251,7 +249,7 @@ async fn killed_and_restarted_while_draining_without_state_the_listener_serves_a
         id,
     ) = draining_under_load(None).await?;
     let options = ebb.kill().await?;
-    away(&load).await?;
+    away(&load, AWAY).await?;
     let ebb = Ebb::start(options).await?;
     let back = Instant::now();
     told_within_a_second(envoy.address("ingress")?, false, back).await?;
@@ -275,7 +273,7 @@ async fn terminated_and_restarted_while_draining_no_request_fails_and_the_drain_
         id,
     ) = draining_under_load(Some("state")).await?;
     let options = ebb.terminate().await?;
-    away(&load).await?;
+    away(&load, AWAY).await?;
     let ebb = Ebb::start(options).await?;
     let mut client = ebb.client().await?;
     assert!(client.drain(&id).await?.holding);
@@ -375,7 +373,7 @@ async fn cluster_that_does_not_exist_fails_no_request() -> Result<()> {
     )
     .await?;
     let load = Load::start(&both_protocols(&envoy)?);
-    away(&load).await?;
+    away(&load, AWAY).await?;
     assert_no_failure(load).await?;
     envoy.process().check_running()
 }

@@ -1,14 +1,14 @@
 //! The fleet as `ebb status` and `ebb watch` show it: nodes, drains, processes.
 
 use ebb_proto::v1::{
-    Drain, ListDrainsRequest, ListProcessesRequest, ListProcessesResponse, Node, Phase, Process,
-    ProcessState, ReporterState, UnknownReporter,
+    Drain, ListDrainsRequest, ListNodesRequest, Node, Phase, ReporterState, UnknownReporter,
 };
 use serde::Serialize;
 
 use super::{
     client::{CallError, Client},
     common::{count, from_wire, human},
+    processes::{self, ProcessView},
     table::{Column, Table},
 };
 
@@ -17,7 +17,7 @@ use super::{
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<NodeView>,
     pub(crate) drains: Vec<DrainView>,
-    /// None of them under `ebb serve`, which keeps none.
+    /// None of them under `ebb serve`.
     pub(crate) processes: Vec<ProcessView>,
 }
 
@@ -53,26 +53,25 @@ pub(crate) struct DrainView {
     pub(crate) listeners: Vec<String>,
 }
 
-/// One supervised process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct ProcessView {
-    pub(crate) name: String,
-    pub(crate) state: &'static str,
-    pub(crate) pid: Option<u32>,
-    pub(crate) uptime_ms: Option<u64>,
-    pub(crate) waits_for: String,
-    pub(crate) restarts: u32,
-    pub(crate) exit: String,
-}
-
 impl Fleet {
-    /// From what the control plane says.
-    pub(crate) fn new(nodes: Vec<Node>, drains: Vec<Drain>, processes: Vec<Process>) -> Self {
-        Self {
+    /// Asks the control plane, which asks its filters.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub(crate) async fn ask(client: &Client) -> Result<Self, CallError> {
+        let nodes = client
+            .call(client.fleet().list_nodes(ListNodesRequest {}))
+            .await?
+            .nodes;
+        let drains = client
+            .call(client.drains().list_drains(ListDrainsRequest {}))
+            .await?
+            .drains;
+        Ok(Self {
             nodes: nodes.into_iter().map(NodeView::from).collect(),
             drains: drains.into_iter().map(DrainView::from).collect(),
-            processes: processes.into_iter().map(ProcessView::from).collect(),
-        }
+            processes: processes::ask(client).await?,
+        })
     }
 
     /// Aligned tables for a person. Ended drains that hold nothing are only counted.
@@ -80,7 +79,7 @@ impl Fleet {
         let mut lines = self.node_lines();
         lines.extend(self.unknown_lines());
         lines.extend(self.drain_lines());
-        lines.extend(self.process_lines());
+        lines.extend(processes::lines(&self.processes));
         lines
     }
 
@@ -170,74 +169,6 @@ impl Fleet {
     }
 }
 
-impl Fleet {
-    fn process_lines(&self) -> Vec<String> {
-        if self.processes.is_empty() {
-            return Vec::new();
-        }
-        let mut table = Table::new([
-            Column::Text("PROCESS"),
-            Column::Text("STATE"),
-            Column::Number("PID"),
-            Column::Number("UPTIME"),
-            Column::Text("WAITS FOR"),
-        ]);
-        for process in &self.processes {
-            let dash = || "-".to_owned();
-            table.row([
-                process.name.clone(),
-                process.state_text(),
-                process.pid.map_or_else(dash, |pid| pid.to_string()),
-                process
-                    .uptime_ms
-                    .map_or_else(dash, |uptime| human(std::time::Duration::from_millis(uptime))),
-                process.waits_for.clone(),
-            ]);
-        }
-        std::iter::once(String::new()).chain(table.lines()).collect()
-    }
-}
-
-impl ProcessView {
-    /// The state, with what a person wants to know besides.
-    pub(crate) fn state_text(&self) -> String {
-        let mut text = self.state.to_owned();
-        if !self.exit.is_empty() {
-            text = format!("{text} ({})", super::output::one_line(&self.exit));
-        }
-        match self.restarts {
-            0 => text,
-            restarts => format!("{text}, {}", count(u64::from(restarts), "restart")),
-        }
-    }
-}
-
-impl From<Process> for ProcessView {
-    fn from(process: Process) -> Self {
-        let state = match ProcessState::try_from(process.state) {
-            Ok(ProcessState::Waiting) => "waiting",
-            Ok(ProcessState::Starting) => "starting",
-            Ok(ProcessState::Ready) => "ready",
-            Ok(ProcessState::BackingOff) => "backing_off",
-            Ok(ProcessState::Holding) => "holding",
-            Ok(ProcessState::Draining) => "draining",
-            Ok(ProcessState::Stopping) => "stopping",
-            Ok(ProcessState::Exited) => "exited",
-            // Of a control plane that is newer than this program.
-            Ok(ProcessState::Unspecified) | Err(_) => "other",
-        };
-        Self {
-            name: process.name,
-            state,
-            pid: (process.pid != 0).then_some(process.pid),
-            uptime_ms: process.uptime.map(|uptime| millis(Some(uptime))),
-            waits_for: super::output::one_line(&process.waits_for),
-            restarts: process.restarts,
-            exit: process.exit,
-        }
-    }
-}
-
 impl NodeView {
     fn reporters(&self) -> String {
         match self.unknown_reporters {
@@ -307,35 +238,6 @@ impl From<Drain> for DrainView {
     }
 }
 
-/// The drains that the control plane remembers.
-///
-/// # Errors
-/// As [`Client::call`].
-pub(crate) async fn drains(client: &Client) -> Result<Vec<Drain>, CallError> {
-    Ok(client
-        .call(client.drains().list_drains(ListDrainsRequest {}))
-        .await?
-        .drains)
-}
-
-/// The processes that the control plane keeps.
-///
-/// # Errors
-/// As [`Client::call`].
-pub(crate) async fn processes(client: &Client) -> Result<Vec<Process>, CallError> {
-    let mut calls = client.processes();
-    let answer = async {
-        match calls.list_processes(ListProcessesRequest {}).await {
-            // A control plane that is older than this program keeps none.
-            Err(status) if status.code() == tonic::Code::Unimplemented => {
-                Ok(tonic::Response::new(ListProcessesResponse::default()))
-            }
-            answer => answer,
-        }
-    };
-    Ok(client.call(answer).await?.processes)
-}
-
 /// The word for a phase of the wire; a listener without a drain is `serving`.
 pub(crate) fn phase(phase: i32) -> &'static str {
     match Phase::try_from(phase) {
@@ -356,8 +258,11 @@ pub(crate) fn millis(duration: Option<prost_types::Duration>) -> u64 {
     u64::try_from(from_wire(duration).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `listeners ingress on nodes edge-1, edge-2`; what is empty is everything.
+/// `listener ingress of nodes edge-1, edge-2`; what is empty is everything.
 pub(crate) fn scope(nodes: &[String], listeners: &[String]) -> String {
+    if nodes.is_empty() && listeners.is_empty() {
+        return "everything".to_owned();
+    }
     let part = |names: &[String], noun: &str| match names {
         [] => format!("every {noun}"),
         [name] => format!("{noun} {name}"),

@@ -15,6 +15,7 @@ mod follow;
 mod logging;
 mod output;
 pub mod paths;
+mod processes;
 mod run;
 mod screen;
 mod serve;

@@ -1,17 +1,15 @@
 //! `ebb status`: what is attached, in flight and draining, now.
 
-use ebb_proto::v1::ListNodesRequest;
-
 use super::{
     client::Client,
     common::{EndpointArgs, Format, OutputArgs, block_on},
     exit::{Exit, Failure},
-    fleet::{self, Fleet},
+    fleet::Fleet,
     output,
 };
 use crate::address::Address;
 
-/// Show nodes, what they have in flight, drains and processes
+/// Show nodes, what they have in flight, and drains
 ///
 /// The control plane asks every filter, so the numbers are no older than 250 ms. A reporter is one worker of an
 /// Envoy; one that does not answer is unknown, and what it has in flight is not in the numbers.
@@ -54,15 +52,7 @@ impl TryFrom<Args> for Status {
 pub(crate) fn run(status: &Status) -> Result<Exit, Failure> {
     block_on(async {
         let client = Client::connect(&status.endpoint).await?;
-        let nodes = client
-            .call(client.fleet().list_nodes(ListNodesRequest {}))
-            .await?
-            .nodes;
-        let fleet = Fleet::new(
-            nodes,
-            fleet::drains(&client).await?,
-            fleet::processes(&client).await?,
-        );
+        let fleet = Fleet::ask(&client).await?;
         match status.format {
             Format::Text => output::print(&fleet.lines().join("\n"))?,
             Format::Json => output::print_json(&fleet)?,

@@ -9,7 +9,7 @@ use super::{
     Core, Effect, Now,
     fleet::{Epoch, Reporter},
     machine::{self, Hold, Machine, Outcome},
-    policy::{Policy, PolicyError, PolicyOverrides},
+    policy::{Policy, PolicyError, PolicyOverrides, from_wire},
     record::Record,
     tally::{Scope, Tally},
 };
@@ -111,7 +111,7 @@ impl Drain {
         // A clock set back meanwhile must not put the start into the future, nor the deadline far away.
         let age = now.wall.duration_since(started_at).unwrap_or_default();
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
-        let span = |wire: Option<prost_types::Duration>| wire.and_then(|span| Duration::try_from(span).ok());
+        let span = |wire: Option<prost_types::Duration>| wire.as_ref().and_then(from_wire);
         let closing_since = span(record.closing_after).map(|after| started + after);
         let hold = if drain.holding {
             Hold::Holding

@@ -165,21 +165,27 @@ impl Policy {
     }
 }
 
+/// A duration from the wire; `None` if it is negative or malformed. The conversion of `prost_types` alone would add up
+/// parts of different signs, which protobuf forbids, and overflow at the least of all numbers.
+pub fn from_wire(value: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(value.seconds).ok()?;
+    let nanos = u32::try_from(value.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
+}
+
 impl PolicyOverrides {
     /// The keys that are set on the wire.
     ///
     /// # Errors
     /// [`PolicyError`], which names the key.
     pub fn from_proto(policy: &v1::Policy) -> Result<Self, PolicyError> {
-        // The conversion alone would add up parts of different signs, which protobuf forbids.
-        let proper =
-            |value: &prost_types::Duration| value.seconds >= 0 && (0..1_000_000_000).contains(&value.nanos);
         let read = |key, value: &Option<prost_types::Duration>| match value {
             None => Ok(None),
-            Some(value) if proper(value) => Duration::try_from(*value)
+            Some(value) => from_wire(value)
                 .map(Some)
-                .map_err(|_| PolicyError::NotADuration { key }),
-            Some(_) => Err(PolicyError::NotADuration { key }),
+                .ok_or(PolicyError::NotADuration { key }),
         };
         Ok(Self {
             announce: read("announce", &policy.announce)?,
@@ -253,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_negative_duration_on_the_wire_names_its_key() {
-        for (seconds, nanos) in [(-1, 0), (1, -1), (0, 1_000_000_000)] {
+        for (seconds, nanos) in [(-1, 0), (1, -1), (0, 1_000_000_000), (i64::MIN, i32::MIN)] {
             let wire = v1::Policy {
                 ramp: Some(prost_types::Duration { seconds, nanos }),
                 ..Default::default()

@@ -85,7 +85,7 @@ fn waiting_follows_the_drain_and_ends_with_0() {
     waiting.stderr_says("draining: 3 requests in flight (edge-1/ingress 3)");
     fake.say_drain(with_unknown(drain(Phase::Draining, 1)));
     waiting.stderr_says(
-        "1 request in flight, 1 reporter unknown (edge-1/ingress 1); waits for unknown reporter",
+        "1 request in flight (edge-1/ingress 1); waits for 1 unknown reporter (edge-1/00000000000000a2: silent",
     );
     fake.say_drain(drain(Phase::Quiet, 0));
     waiting.stderr_says("quiet: 0 requests in flight");

@@ -1,5 +1,7 @@
 //! `ebb status`, `ebb watch` and `ebb cancel`.
 
+use std::process::Stdio;
+
 use ebb_proto::v1::Phase;
 use serde_json::{Value, json};
 
@@ -89,7 +91,7 @@ fn a_result_that_nobody_reads_is_no_failure() {
     drop(reader);
     let mut status = command(&["status"]);
     status.env("EBB_ENDPOINT", fake.endpoint());
-    let ended = Running::with_stdout(status, writer).end();
+    let ended = Running::with(status, writer, Stdio::piped()).end();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }
 
@@ -157,6 +159,6 @@ fn watch_ends_when_nobody_reads_it() {
     drop(reader);
     let mut watch = command(&["watch", "-o", "json"]);
     watch.env("EBB_ENDPOINT", fake.endpoint());
-    let ended = Running::with_stdout(watch, writer).end();
+    let ended = Running::with(watch, writer, Stdio::piped()).end();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 }

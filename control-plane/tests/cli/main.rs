@@ -6,4 +6,5 @@ mod drain;
 mod fake;
 mod fleet;
 mod program;
+mod terminal;
 mod usage;

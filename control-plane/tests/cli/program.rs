@@ -55,21 +55,19 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn new(command: Command) -> Self {
-        Self::with_stdout(command, Stdio::piped())
+        Self::with(command, Stdio::piped(), Stdio::piped())
     }
 
-    pub(crate) fn with_stdout(mut command: Command, stdout: impl Into<Stdio>) -> Self {
-        let mut child = command
-            .stdout(stdout)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("ebb starts");
-        let stdout: Box<dyn Read + Send> = match child.stdout.take() {
-            Some(pipe) => Box::new(pipe),
-            None => Box::new(std::io::empty()),
-        };
-        let stdout = Lines::of("standard output", stdout);
-        let stderr = Lines::of("standard error", child.stderr.take().expect("stderr"));
+    pub(crate) fn with(mut command: Command, stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
+        let mut child = command.stdout(stdout).stderr(stderr).spawn().expect("ebb starts");
+        let stdout = child
+            .stdout
+            .take()
+            .map_or(Lines::none(), |pipe| Lines::of("standard output", pipe));
+        let stderr = child
+            .stderr
+            .take()
+            .map_or(Lines::none(), |pipe| Lines::of("standard error", pipe));
         Self {
             child,
             stdout,
@@ -111,14 +109,19 @@ impl Drop for Running {
 }
 
 /// The lines of a pipe, read by a thread so that every wait has a bound.
-struct Lines {
+pub(crate) struct Lines {
     name: &'static str,
     seen: Vec<String>,
     receiver: Receiver<String>,
 }
 
 impl Lines {
-    fn of(name: &'static str, pipe: impl Read + Send + 'static) -> Self {
+    /// Those of something that the test does not read.
+    fn none() -> Self {
+        Self::of("nothing", std::io::empty())
+    }
+
+    pub(crate) fn of(name: &'static str, pipe: impl Read + Send + 'static) -> Self {
         let (sender, receiver) = channel();
         thread::spawn(move || {
             BufReader::new(pipe)
@@ -133,7 +136,7 @@ impl Lines {
         }
     }
 
-    fn until(&mut self, part: &str) -> String {
+    pub(crate) fn until(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         while let Ok(line) = self
             .receiver
@@ -151,7 +154,7 @@ impl Lines {
         );
     }
 
-    fn all(&mut self) -> String {
+    pub(crate) fn all(&mut self) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self

@@ -222,7 +222,7 @@ fn envoy_config_prints_the_two_keys_to_paste() {
     let keys: Vec<&String> = fragment.as_object().expect("a map").keys().collect();
     assert_eq!(keys, ["clusters", "http_filters"]);
     for part in [
-        "listener: in\n",
+        "name: ebb_in\n",
         "path: /run/ebb.sock",
         "filename: /opt/ebb_filter.wasm",
     ] {

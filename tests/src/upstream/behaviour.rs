@@ -2,10 +2,7 @@
 
 use std::{
     convert::Infallible,
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,6 +15,7 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{handshake::derive_accept_key, protocol::Role},
@@ -48,6 +46,7 @@ pub(super) async fn respond(
     let path = request.uri().path().to_owned();
     let mut parts = path.trim_start_matches('/').split('/');
     let behaviour = parts.next().unwrap_or_default();
+    shared.saw(behaviour);
     let mut number = || {
         parts
             .next()
@@ -59,9 +58,16 @@ pub(super) async fn respond(
             tokio::time::sleep(Duration::from_millis(number())).await;
             Ok(text(StatusCode::OK, "delayed\n"))
         }
+        "hold" if path == "/hold/after" => Ok(Response::new(held_body(Held::new(&shared)))),
         "hold" => {
-            hold(&shared).await;
+            Held::new(&shared).release().await;
             Ok(text(StatusCode::OK, "released\n"))
+        }
+        "upload" => {
+            let _held = Held::new(&shared);
+            let complete = request.into_body().collect().await;
+            complete.map_err(|_| Reset)?;
+            Ok(text(StatusCode::OK, "received\n"))
         }
         "status" => {
             let code = u16::try_from(number()).unwrap_or(500);
@@ -114,18 +120,38 @@ pub(super) async fn respond(
     }
 }
 
-async fn hold(shared: &Shared) {
-    /// Counts down also when the request is given up.
-    struct Held<'a>(&'a AtomicUsize);
-    impl Drop for Held<'_> {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::SeqCst);
+impl Shared {
+    fn saw(&self, behaviour: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen.entry(behaviour.to_owned()).or_default() += 1;
+    }
+}
+
+/// A request that is held. Counts down also when the request is given up.
+struct Held {
+    shared: Arc<Shared>,
+    released: watch::Receiver<u64>,
+}
+
+impl Held {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let released = shared.released.subscribe();
+        shared.held.fetch_add(1, Ordering::SeqCst);
+        Self {
+            shared: Arc::clone(shared),
+            released,
         }
     }
-    let mut released = shared.released.subscribe();
-    shared.held.fetch_add(1, Ordering::SeqCst);
-    let _held = Held(&shared.held);
-    let _ = released.changed().await;
+
+    async fn release(mut self) {
+        let _ = self.released.changed().await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.held.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn retry(shared: &Shared, key: String, failures: u32) -> Response<Body> {
@@ -191,6 +217,15 @@ fn broken_body() -> Body {
         // Time for the first chunk to leave the socket.
         tokio::time::sleep(Duration::from_millis(20)).await;
         Err(Reset)
+    }));
+    StreamBody::new(frames).boxed_unsync()
+}
+
+fn held_body(held: Held) -> Body {
+    let first = Ok(Frame::data(Bytes::from_static(b"held\n")));
+    let frames = futures::stream::iter([first]).chain(futures::stream::once(async {
+        held.release().await;
+        Ok(Frame::data(Bytes::from_static(b"released\n")))
     }));
     StreamBody::new(frames).boxed_unsync()
 }

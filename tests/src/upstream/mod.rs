@@ -3,7 +3,8 @@
 //! | path | behaviour |
 //! |---|---|
 //! | `/delay/MS` | 200 after MS milliseconds |
-//! | `/hold` | 200 when the test releases it |
+//! | `/hold`, `/hold/after` | 200 when the test releases it; or its headers at once and its body then |
+//! | `/upload` | 200 when the whole body of the request has come |
 //! | `/status/CODE` | that status |
 //! | `/close` | 200 with `Connection: close`, and closes |
 //! | `/reset/before`, `/reset/after` | TCP reset before the response, or after its headers |
@@ -19,7 +20,7 @@ use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -48,6 +49,8 @@ pub struct Upstream {
 struct Shared {
     held: AtomicUsize,
     requests: AtomicU64,
+    /// Requests ever received, by the first part of their path.
+    seen: Mutex<HashMap<String, u64>>,
     released: watch::Sender<u64>,
     retries: Mutex<HashMap<String, u32>>,
 }
@@ -72,6 +75,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             held: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
+            seen: Mutex::default(),
             released: watch::Sender::new(0),
             retries: Mutex::default(),
         });
@@ -90,7 +94,7 @@ impl Upstream {
         self.address
     }
 
-    /// Requests that `/hold` holds now.
+    /// Requests that are held now: by `/hold` until they are released, by `/upload` until their body ends.
     #[must_use]
     pub fn held(&self) -> usize {
         self.shared.held.load(Ordering::SeqCst)
@@ -102,7 +106,14 @@ impl Upstream {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
-    /// Lets every request go that is held now; later ones are held again.
+    /// Requests ever received whose path begins with `/behaviour`.
+    #[must_use]
+    pub fn requests_of(&self, behaviour: &str) -> u64 {
+        let seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(behaviour).copied().unwrap_or(0)
+    }
+
+    /// Lets every request go that `/hold` holds now; later ones are held again.
     pub fn release_all(&self) {
         self.shared.released.send_modify(|round| *round += 1);
     }
