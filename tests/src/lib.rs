@@ -10,6 +10,7 @@ pub mod bins;
 pub mod bootstrap;
 pub mod cli;
 pub mod client;
+pub mod demo;
 pub mod ebb;
 pub mod envoy;
 pub mod fake_control;

@@ -2,7 +2,7 @@
 //!
 //! Every subcommand is one module with three parts: `Args`, what clap reads; a validated type, made from it by
 //! `TryFrom`; and `run`, which is handed only the validated one. Results go to standard output, progress, logs and
-//! errors to standard error, and the exit code is an [`Exit`].
+//! errors to standard error, and the exit code is an `Exit`.
 
 mod cancel;
 mod client;

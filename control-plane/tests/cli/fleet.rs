@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use ebb_proto::v1::Phase;
+use ebb_proto::v1::{Drain, Phase};
 use serde_json::{Value, json};
 
 use crate::{
@@ -127,6 +127,27 @@ fn watch_writes_a_line_for_each_change_until_ctrl_c() {
     watch.interrupt();
     let ended = watch.end();
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn watch_passes_over_what_was_over_before() {
+    let fake = Fake::start();
+    fake.say_drain(Drain {
+        holding: false,
+        ..drain(Phase::Drained, 0)
+    });
+    let mut watch = start_at(&fake.endpoint(), &["watch"]);
+    watch.stdout_says("node edge-1");
+    fake.say_drain(drain(Phase::Draining, 1));
+    watch.stdout_says("drain d-1: draining, 1 in flight");
+    fake.say_drain(Drain {
+        holding: false,
+        ..drain(Phase::Drained, 0)
+    });
+    watch.stdout_says("drain d-1: drained, released, 0 in flight");
+    watch.interrupt();
+    let stdout = watch.end().stdout;
+    assert!(stdout.starts_with("listener "), "{stdout}");
 }
 
 #[test]

@@ -6,5 +6,6 @@ mod drain;
 mod fake;
 mod fleet;
 mod program;
+mod serve;
 mod terminal;
 mod usage;

@@ -19,7 +19,7 @@ pub(super) enum View {
     Live { screen: Screen, last: Vec<String> },
     /// A line for each change.
     Lines {
-        last: BTreeMap<String, String>,
+        last: Option<BTreeMap<String, String>>,
         lost: bool,
     },
     /// An object for each change.
@@ -39,7 +39,7 @@ impl View {
                 last: Vec::new(),
             },
             (Format::Text, None) => Self::Lines {
-                last: BTreeMap::new(),
+                last: None,
                 lost: false,
             },
         }
@@ -58,8 +58,11 @@ impl View {
             Self::Lines { last, lost } => {
                 *lost = false;
                 let now = facts(&fleet);
-                let changes = changes(last, &now);
-                *last = now;
+                let changes = match last {
+                    Some(last) => changes(last, &now),
+                    None => changes(&BTreeMap::new(), &facts(&current(fleet))),
+                };
+                *last = Some(now);
                 if !changes.is_empty() {
                     return output::print(&changes.join("\n"));
                 }
@@ -98,6 +101,12 @@ impl View {
             screen.paint(last);
         }
     }
+}
+
+/// Without what was over before anybody watched.
+fn current(mut fleet: Fleet) -> Fleet {
+    fleet.drains.retain(|drain| drain.holding || !drain.has_ended());
+    fleet
 }
 
 /// Time passing is no change.
