@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     drains::{StartError, StartRequest},
     policy::PolicyOverrides,
-    tally::Scope,
+    scope::Scope,
     *,
 };
 
@@ -115,6 +115,7 @@ impl World {
             scope: Scope {
                 nodes: names(nodes),
                 listeners: names(listeners),
+                upstreams: Vec::new(),
             },
             overrides,
         };
