@@ -67,17 +67,17 @@ dist/ebb: tools FORCE
 
 # $(1): target directory, $(2): features. The features need a directory of their own: cargo gives a module of either
 # kind the same name.
-define filter
+define module
 	$(CARGO) build --profile wasm --locked -p ebb-filter --lib --target $(WASM_TARGET) --target-dir $(1) $(2)
 	$(CARGO) run --quiet --locked -p ebb-filter-pack -- $(1)/$(WASM_TARGET)/wasm/ebb_filter.wasm $(1)/packed.wasm
 	$(call publish,$(1)/packed.wasm)
 endef
 
 dist/ebb_filter.wasm: wasm-target FORCE
-	$(call filter,target,)
+	$(call module,target,)
 
 $(TRAP_WASM): wasm-target FORCE
-	$(call filter,target/trap,--features trap-trigger)
+	$(call module,target/trap,--features trap-trigger)
 
 # A start with a refused configuration prints what the binary can do: some official builds lack V8, and a filter chain
 # with `fail_open` would then serve without the filter.

@@ -111,7 +111,7 @@ impl Fragment<'_> {
         });
         // On the same machine a refused connection costs nothing, and a restart is soon over.
         let reconnect = match self.control_plane {
-            Address::Unix(_) => "\n          reconnect_max: 900ms",
+            Address::Unix(_) => ",\n              \"reconnect_max\": \"900ms\"",
             Address::Tcp { .. } => "",
         };
         format!(
@@ -131,16 +131,18 @@ impl Fragment<'_> {
           local:
             filename: {wasm}
       configuration:
-        "@type": type.googleapis.com/google.protobuf.Struct
-        value:
-          listener: {listener}
-          control_plane_cluster: {CONTROL_PLANE_CLUSTER}{reconnect}
+        "@type": type.googleapis.com/google.protobuf.StringValue
+        value: |
+            {{
+              "listener": {listener},
+              "control_plane_cluster": "{CONTROL_PLANE_CLUSTER}"{reconnect}
+            }}
       # All that the filter needs, and nothing else.
       capability_restriction_config:
         allowed_capabilities:
 {capabilities}"#,
             wasm = quoted(self.wasm),
-            listener = quoted(self.listener),
+            listener = json_string(self.listener),
         )
     }
 
@@ -208,6 +210,22 @@ fn quoted(text: &str) -> String {
     scalar
 }
 
+/// `text` as a JSON string in ASCII, which can stand in a YAML block as it is.
+fn json_string(text: &str) -> String {
+    let mut string = String::from('"');
+    for unit in text.encode_utf16() {
+        match char::from_u32(u32::from(unit)) {
+            Some(c @ ('"' | '\\')) => string.extend(['\\', c]),
+            Some(c @ ' '..='~') => string.push(c),
+            _ => {
+                let _ = write!(string, "\\u{unit:04x}");
+            }
+        }
+    }
+    string.push('"');
+    string
+}
+
 /// Whether YAML 1.1 or 1.2 takes an unquoted word for something else than text.
 fn is_yaml_keyword(word: &str) -> bool {
     let keywords = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
@@ -234,6 +252,11 @@ mod tests {
         fragment.pointer("/http_filters/1/typed_config/config").unwrap()
     }
 
+    fn configuration(fragment: &Value) -> Value {
+        let text = plugin(fragment)["configuration"]["value"].as_str().unwrap();
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+
     #[test]
     fn it_has_two_keys_and_the_closer_comes_first() {
         let fragment = parsed("ingress", "unix:/run/ebb/ebb.sock", "/etc/envoy/ebb_filter.wasm");
@@ -257,7 +280,7 @@ mod tests {
         }
         assert_eq!(plugin(&a)["vm_config"], plugin(&b)["vm_config"]);
         assert_eq!(plugin(&a)["fail_open"], true);
-        assert_eq!(plugin(&a)["configuration"]["value"]["listener"], "a");
+        assert_eq!(configuration(&a)["listener"], "a");
     }
 
     #[test]
@@ -270,10 +293,7 @@ mod tests {
             &json!({ "pipe": { "path": "/run/ebb.sock" } })
         );
         assert_eq!(http2(&fragment), &json!({}));
-        assert_eq!(
-            plugin(&fragment)["configuration"]["value"]["reconnect_max"],
-            "900ms"
-        );
+        assert_eq!(configuration(&fragment)["reconnect_max"], "900ms");
     }
 
     #[test]
@@ -288,11 +308,7 @@ mod tests {
             let socket = json!({ "socket_address": { "address": host, "port_value": 9001 } });
             assert_eq!(address(&fragment), &socket);
             assert!(http2(&fragment)["connection_keepalive"].is_object());
-            assert!(
-                plugin(&fragment)["configuration"]["value"]
-                    .get("reconnect_max")
-                    .is_none()
-            );
+            assert!(configuration(&fragment).get("reconnect_max").is_none());
         }
     }
 
@@ -349,7 +365,7 @@ mod tests {
         fn nothing_that_a_user_types_breaks_out(listener in ".*", wasm in "\\PC*", word in "[a-zA-Z0-9._/-]{0,6}") {
             for text in [&listener, &wasm, &word] {
                 let fragment = parsed(text, "cp:1", text);
-                assert_eq!(plugin(&fragment)["configuration"]["value"]["listener"], **text);
+                assert_eq!(configuration(&fragment)["listener"], **text);
                 assert_eq!(plugin(&fragment)["vm_config"]["code"]["local"]["filename"], **text);
                 assert_eq!(plugin(&fragment)["name"], format!("ebb_{text}"));
             }
@@ -361,10 +377,7 @@ mod tests {
         for word in [
             "yes", "No", "null", "true", "~", "1", "0x10", "1.5", "1e3", ".inf", "-", "a: b", "#x", "NaN", "",
         ] {
-            assert_eq!(
-                plugin(&parsed(word, "cp:1", "/f"))["configuration"]["value"]["listener"],
-                word
-            );
+            assert_eq!(configuration(&parsed(word, "cp:1", "/f"))["listener"], word);
         }
     }
 }

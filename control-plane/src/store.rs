@@ -36,7 +36,13 @@ impl Store {
         let file = folder.join("ebb.redb");
         let what = || format!("state {}", file.display());
         fs::create_dir_all(folder).with_context(what)?;
-        let database = Database::create(&file).with_context(what)?;
+        let database = match Database::create(&file) {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => bail!(
+                "state {}: another `ebb` is using it; stop that one, or choose another --state folder",
+                file.display()
+            ),
+            opened => opened.with_context(what)?,
+        };
         let write = database.begin_write().with_context(what)?;
         {
             let mut meta = write.open_table(META).with_context(what)?;
@@ -169,7 +175,8 @@ mod tests {
     fn a_store_in_use_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let _held = Store::open(folder.path()).unwrap();
-        assert!(Store::open(folder.path()).is_err());
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("another `ebb` is using it"), "{error}");
     }
 
     #[test]

@@ -98,12 +98,18 @@ impl Directives {
     }
 }
 
-/// A duration from the wire: absent and negative are 0, what is absurdly long is cut.
+/// A duration from the wire: absent and negative are 0, what is absurdly long is cut. (The conversion of
+/// `prost_types` overflows on the smallest numbers.)
 fn wire_duration(duration: Option<prost_types::Duration>) -> Duration {
-    duration
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .unwrap_or_default()
-        .min(LONGEST)
+    let Some(prost_types::Duration { seconds, nanos }) = duration else {
+        return Duration::ZERO;
+    };
+    match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos)) => Duration::from_secs(seconds)
+            .saturating_add(Duration::from_nanos(nanos.into()))
+            .min(LONGEST),
+        _ => Duration::ZERO,
+    }
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Config {
     /// # Errors
     /// JSON that does not parse, an unknown or missing key, or a value that cannot work.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
-        let raw: Raw = serde_json::from_slice(json).map_err(|error| ConfigError(error.to_string()))?;
+        let raw: Raw = serde_json::from_slice(json).map_err(refused)?;
         if raw.listener.trim().is_empty() {
             return refuse("listener", "is empty: give it the name that drains shall use");
         }
@@ -113,6 +113,16 @@ impl Config {
             link,
         })
     }
+}
+
+/// A `Struct` in Envoy's configuration reaches the filter as protobuf, so that mistake looks like bad JSON.
+fn refused(error: serde_json::Error) -> ConfigError {
+    let hint = if error.is_data() {
+        ""
+    } else {
+        ": write it as JSON text in a google.protobuf.StringValue"
+    };
+    ConfigError(format!("{error}{hint}"))
 }
 
 fn refuse<T>(key: &str, why: &str) -> Result<T, ConfigError> {
@@ -171,6 +181,8 @@ mod tests {
             ))
         };
         assert!(error("").contains("plugin configuration refused"));
+        assert!(error("\n\u{1e}").contains("google.protobuf.StringValue"));
+        assert!(!error("{}").contains("google.protobuf.StringValue"));
         assert!(error("[]").contains("refused"));
         assert!(error(r#"{"listener":"l"}"#).contains("control_plane_cluster"));
         assert!(error(r#"{"control_plane_cluster":"c"}"#).contains("listener"));

@@ -2,7 +2,8 @@
 //! responses so that Envoy closes their connections.
 //!
 //! One Wasm VM runs per Envoy worker. Everything a VM decides is plain Rust in [`vm`] and the modules below it: events
-//! and the time go in, [`session::Effect`]s come out. Only `host` knows Proxy-Wasm; it is compiled for wasm32 alone.
+//! and the time go in, [`session::Effect`]s come out. Only `host` knows Proxy-Wasm, on top of `hostcalls`; both are
+//! compiled for wasm32 alone.
 //!
 //! - [`config`]: the plugin configuration of one listener, validated.
 //! - [`counts`]: the counters of a listener, and the guard that a request in flight holds.
@@ -23,6 +24,8 @@ pub mod vm;
 
 #[cfg(target_arch = "wasm32")]
 mod host;
+#[cfg(target_arch = "wasm32")]
+mod hostcalls;
 
 /// Response header that tells the closer, the next filter on the way out, to close the connection and to remove it.
 pub const MARK: &str = "x-ebb-close";

@@ -249,5 +249,4 @@ fn whole_millis(duration: Duration) -> Duration {
 }
 
 #[cfg(test)]
-#[path = "vm_tests.rs"]
 mod tests;

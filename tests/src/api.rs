@@ -44,6 +44,7 @@ pub fn proto(duration: Duration) -> prost_types::Duration {
 /// A typed client of a control plane.
 #[derive(Clone, Debug)]
 pub struct Client {
+    channel: Channel,
     /// Starts, watches and ends drains.
     pub drain_service: DrainServiceClient<Channel>,
     /// Shows what is attached.
@@ -51,6 +52,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// The connection, for further services.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Connects over a Unix socket.
     ///
     /// # Errors
@@ -66,9 +73,11 @@ impl Client {
             .connect_with_connector(connector)
             .await
             .with_context(|| format!("cannot connect to {}", socket.display()))?;
+        let drain_service = DrainServiceClient::new(channel.clone());
         let fleet_service = FleetServiceClient::new(channel.clone());
         Ok(Self {
-            drain_service: DrainServiceClient::new(channel),
+            channel,
+            drain_service,
             fleet_service,
         })
     }
@@ -142,6 +151,19 @@ impl Client {
         wait::eventually(what, bound, || {
             let mut client = self.clone();
             async move { Ok(Some(client.drain(id).await?).filter(|drain| drain.phase() == phase)) }
+        })
+        .await
+    }
+
+    /// Waits until a drain counts `in_flight` requests.
+    ///
+    /// # Errors
+    /// When it does not within [`wait::PATIENCE`].
+    pub async fn wait_for_in_flight(&mut self, id: &str, in_flight: u64) -> Result<Drain> {
+        let what = format!("drain {id} counts {in_flight} requests in flight");
+        wait::eventually(what, wait::PATIENCE, || {
+            let mut client = self.clone();
+            async move { Ok(Some(client.drain(id).await?).filter(|drain| drain.in_flight == in_flight)) }
         })
         .await
     }

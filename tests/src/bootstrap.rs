@@ -24,6 +24,12 @@ impl Bootstrap {
         Ok(Self(value))
     }
 
+    /// A bootstrap of a test's own.
+    #[must_use]
+    pub fn from_value(value: Value) -> Self {
+        Self(value)
+    }
+
     /// The whole document, for changes that have no method here.
     pub fn value_mut(&mut self) -> &mut Value {
         &mut self.0
@@ -52,7 +58,7 @@ impl Bootstrap {
         );
     }
 
-    /// Makes every listener bind a free loopback port.
+    /// Makes every listener bind a free loopback port, with the listener's name in its stats instead of that port.
     ///
     /// # Errors
     /// When there is no listener.
@@ -60,6 +66,8 @@ impl Bootstrap {
         for listener in self.listeners_mut()? {
             let free = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
             set(listener, &["address"], free);
+            let name = listener.get("name").cloned().unwrap_or_default();
+            set(listener, &["stat_prefix"], name);
         }
         Ok(())
     }

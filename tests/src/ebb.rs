@@ -1,7 +1,7 @@
 //! A real `ebb serve`.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +22,8 @@ use crate::{
 pub struct EbbOptions {
     /// Its Unix socket.
     pub socket: PathBuf,
+    /// A further address that it listens on, as the command line takes it.
+    pub listen_also: Option<String>,
     /// The folder of its durable state; none = memory only.
     pub state: Option<PathBuf>,
     /// Where it logs; appended to over restarts.
@@ -36,6 +38,7 @@ impl EbbOptions {
     pub fn in_folder(folder: &Path) -> Self {
         Self {
             socket: folder.join("ebb.sock"),
+            listen_also: None,
             state: None,
             log: folder.join("ebb.log"),
             show_log: true,
@@ -57,18 +60,15 @@ impl Ebb {
     /// When it cannot be started, ends, or does not answer in time.
     pub async fn start(options: EbbOptions) -> Result<Self> {
         let listen = format!("unix:{}", options.socket.display());
-        let state = options.state.clone().unwrap_or_default();
-        let args: [&OsStr; 5] = [
-            "serve".as_ref(),
-            "--listen".as_ref(),
-            listen.as_ref(),
-            "--state".as_ref(),
-            state.as_ref(),
-        ];
+        let mut args: Vec<OsString> = ["serve", "--listen", &listen].map(OsString::from).into();
+        if let Some(address) = &options.listen_also {
+            args.extend(["--listen", address].map(OsString::from));
+        }
+        args.extend(["--state".into(), options.state.clone().unwrap_or_default().into()]);
         let process = Process::spawn(Spec {
             name: "ebb".to_owned(),
             program: bins::ebb()?,
-            args: args.map(OsString::from).into(),
+            args,
             env: vec![("RUST_LOG".into(), "ebb=debug,info".into())],
             log: options.log.clone(),
             show_log: options.show_log,
@@ -76,16 +76,6 @@ impl Ebb {
         let mut ebb = Self { process, options };
         ebb.wait_until_it_answers().await?;
         Ok(ebb)
-    }
-
-    /// Starts it again as it was started before, on the same socket and state.
-    ///
-    /// # Errors
-    /// As [`Ebb::start`].
-    pub async fn restart(self) -> Result<Self> {
-        let options = self.options.clone();
-        drop(self);
-        Self::start(options).await
     }
 
     /// Kills it with SIGKILL: nothing is told, nothing is cleaned up. It can be started again with the result.
@@ -107,6 +97,22 @@ impl Ebb {
         let status = self.process.exit(wait::PATIENCE).await?;
         anyhow::ensure!(status.success(), "ebb ended with {} on SIGTERM", describe(status));
         Ok(self.options.clone())
+    }
+
+    /// Stops it with SIGSTOP: its connections stay, and it says nothing.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn pause(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets it go on after [`Ebb::pause`].
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn resume(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
     }
 
     /// Its Unix socket.

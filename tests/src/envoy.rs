@@ -9,23 +9,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde_json::Value;
-use tokio::net::UnixStream;
+use hyper::{Method, StatusCode};
 
 use crate::{
+    admin,
     bins::{self, EnvoyVersion},
     bootstrap::Bootstrap,
     process::{Process, Spec},
-    wait,
 };
 
 /// Envoy compiles the module at its start, which takes seconds on a busy machine.
 const START_BOUND: Duration = Duration::from_secs(60);
-const ADMIN_BOUND: Duration = Duration::from_secs(10);
 
 /// How to start an Envoy.
 #[derive(Clone, Debug)]
@@ -93,6 +87,16 @@ impl Envoy {
             .await
     }
 
+    /// Starts Envoy from a bootstrap of the test's own, to which only the admin endpoint is added.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_from(bootstrap: Bootstrap, folder: &Path) -> Result<Self> {
+        Starting::spawn_from(bootstrap, &EnvoyOptions::default(), folder)?
+            .ready()
+            .await
+    }
+
     /// Where a listener accepts.
     ///
     /// # Errors
@@ -127,7 +131,8 @@ impl Envoy {
     /// When the admin endpoint does not answer.
     pub async fn stat(&self, name: &str) -> Result<Option<u64>> {
         let filter = name.replace('.', "\\.");
-        let (_, text) = admin(&self.admin, Method::GET, &format!("/stats?filter=^{filter}$")).await?;
+        let (_, text) =
+            admin::request(&self.admin, Method::GET, &format!("/stats?filter=^{filter}$")).await?;
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -158,7 +163,7 @@ impl Envoy {
     /// # Errors
     /// When it does not answer, or not with 200.
     pub async fn admin(&self, method: Method, path: &str) -> Result<String> {
-        let (status, text) = admin(&self.admin, method, path).await?;
+        let (status, text) = admin::request(&self.admin, method, path).await?;
         if status != StatusCode::OK {
             bail!("Envoy's admin endpoint answered {status} to {path}: {text}");
         }
@@ -177,11 +182,9 @@ impl Starting {
         control_plane: &Path,
         upstream: SocketAddr,
     ) -> Result<Self> {
-        let admin = folder.join("admin.sock");
         let wasm = options.wasm.clone().map_or_else(bins::wasm, Ok)?;
         let mut bootstrap = Bootstrap::shipped()?;
         bootstrap.set_node_id(&options.node_id);
-        bootstrap.set_admin(&admin);
         bootstrap.bind_free_ports()?;
         bootstrap.set_wasm(&wasm);
         bootstrap.set_control_plane(control_plane)?;
@@ -190,11 +193,20 @@ impl Starting {
             bootstrap.rename_control_plane(name)?;
         }
         (options.edit)(&mut bootstrap)?;
+        Self::spawn_from(bootstrap, options, folder)
+    }
+
+    /// Starts Envoy from a bootstrap that is complete but for the admin endpoint.
+    fn spawn_from(mut bootstrap: Bootstrap, options: &EnvoyOptions, folder: &Path) -> Result<Self> {
+        let admin = folder.join("admin.sock");
+        bootstrap.set_admin(&admin);
         let file = folder.join("envoy.json");
         bootstrap.write(&file)?;
         let concurrency = options.concurrency.to_string();
         let mut args: Vec<OsString> = ["-c".into(), file.into()].into();
         args.extend(["--concurrency", &concurrency, "--disable-hot-restart"].map(OsString::from));
+        // Its start-up alone is a hundred lines; of interest are warnings and what the filter says.
+        args.extend(["--log-level", "warning", "--component-log-level", "wasm:info"].map(OsString::from));
         let process = Process::spawn(Spec {
             name: "envoy".to_owned(),
             program: bins::envoy(options.version)?,
@@ -219,7 +231,7 @@ impl Starting {
         loop {
             self.process.check_running()?;
             if matches!(
-                admin(&self.admin, Method::GET, "/ready").await,
+                admin::request(&self.admin, Method::GET, "/ready").await,
                 Ok((StatusCode::OK, _))
             ) {
                 break;
@@ -229,8 +241,8 @@ impl Starting {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let (_, text) = admin(&self.admin, Method::GET, "/listeners?format=json").await?;
-        let listeners = parse_listeners(&text)?;
+        let (_, text) = admin::request(&self.admin, Method::GET, "/listeners?format=json").await?;
+        let listeners = admin::listeners(&text)?;
         let mut stat_prefixes = HashMap::new();
         for name in listeners.keys() {
             stat_prefixes.insert(name.clone(), self.bootstrap.stat_prefix(name)?);
@@ -254,61 +266,4 @@ impl Starting {
         }
         Ok(self.process.log())
     }
-}
-
-async fn admin(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, String)> {
-    let asking = async {
-        let stream = UnixStream::connect(socket)
-            .await
-            .with_context(|| format!("cannot connect to Envoy's admin endpoint {}", socket.display()))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(hyper::header::HOST, "admin")
-            .body(Empty::<Bytes>::new())?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        driver.abort();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    wait::within(
-        format!("Envoy's admin endpoint answers {path}"),
-        ADMIN_BOUND,
-        asking,
-    )
-    .await?
-}
-
-fn parse_listeners(text: &str) -> Result<HashMap<String, SocketAddr>> {
-    let value: Value = serde_json::from_str(text).context("/listeners is no JSON")?;
-    let statuses = value
-        .get("listener_statuses")
-        .and_then(Value::as_array)
-        .context("Envoy has no listener")?;
-    let mut listeners = HashMap::new();
-    for status in statuses {
-        let name = status
-            .get("name")
-            .and_then(Value::as_str)
-            .context("a listener has no name")?;
-        let socket = status
-            .pointer("/local_address/socket_address")
-            .context("a listener has no address")?;
-        let ip = socket
-            .get("address")
-            .and_then(Value::as_str)
-            .context("a listener has no IP address")?;
-        let port = socket
-            .get("port_value")
-            .and_then(Value::as_u64)
-            .context("a listener has no port")?;
-        listeners.insert(
-            name.to_owned(),
-            SocketAddr::new(ip.parse()?, u16::try_from(port)?),
-        );
-    }
-    Ok(listeners)
 }

@@ -17,6 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a silent connection is tried, and how long the answer may take: a peer that has vanished is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A large fleet with many drains is more than tonic's 4 MiB. In bytes.
+const MESSAGE_MAX: usize = 64 << 20;
 
 /// Why a call failed, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -69,12 +71,12 @@ impl Client {
 
     /// The drains' calls.
     pub(crate) fn drains(&self) -> DrainServiceClient<Channel> {
-        DrainServiceClient::new(self.channel.clone())
+        DrainServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
-    /// The fleet's calls. A fleet may be larger than tonic's 4 MiB.
+    /// The fleet's calls.
     pub(crate) fn fleet(&self) -> FleetServiceClient<Channel> {
-        FleetServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
+        FleetServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
     }
 
     /// Waits at most 5 s for the answer to a call, or for a stream to open.

@@ -3,6 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use clap::ValueEnum;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     exit::{Exit, Failure},
@@ -96,10 +97,17 @@ pub(crate) fn block_on(command: impl Future<Output = Result<Exit, Failure>>) -> 
         .block_on(command)
 }
 
-/// Waits for Ctrl-C. Without a handler for the signal it never comes, and the signal's default remains: it kills.
-pub(crate) async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+/// From now on Ctrl-C does not kill: the future resolves instead. Should that fail, it kills as before and the future
+/// never resolves.
+pub(crate) fn interrupted() -> impl Future<Output = ()> {
+    let signal = signal(SignalKind::interrupt());
+    async {
+        match signal {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 

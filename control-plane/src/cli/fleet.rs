@@ -1,6 +1,8 @@
 //! The fleet as `ebb status` and `ebb watch` show it: nodes, drains, processes.
 
-use ebb_proto::v1::{Drain, ListDrainsRequest, Node, Phase, ReporterState, UnknownReporter};
+use ebb_proto::v1::{
+    Drain, ListDrainsRequest, ListNodesRequest, Node, Phase, ReporterState, UnknownReporter,
+};
 use serde::Serialize;
 
 use super::{
@@ -59,13 +61,24 @@ pub(crate) struct ProcessView {
 }
 
 impl Fleet {
-    /// From what the control plane says.
-    pub(crate) fn new(nodes: Vec<Node>, drains: Vec<Drain>) -> Self {
-        Self {
+    /// Asks the control plane, which asks its filters.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub(crate) async fn ask(client: &Client) -> Result<Self, CallError> {
+        let nodes = client
+            .call(client.fleet().list_nodes(ListNodesRequest {}))
+            .await?
+            .nodes;
+        let drains = client
+            .call(client.drains().list_drains(ListDrainsRequest {}))
+            .await?
+            .drains;
+        Ok(Self {
             nodes: nodes.into_iter().map(NodeView::from).collect(),
             drains: drains.into_iter().map(DrainView::from).collect(),
             processes: Vec::new(),
-        }
+        })
     }
 
     /// Aligned tables for a person. Ended drains that hold nothing are only counted.
@@ -231,17 +244,6 @@ impl From<Drain> for DrainView {
     }
 }
 
-/// The drains that the control plane remembers.
-///
-/// # Errors
-/// As [`Client::call`].
-pub(crate) async fn drains(client: &Client) -> Result<Vec<Drain>, CallError> {
-    Ok(client
-        .call(client.drains().list_drains(ListDrainsRequest {}))
-        .await?
-        .drains)
-}
-
 /// The word for a phase of the wire; a listener without a drain is `serving`.
 pub(crate) fn phase(phase: i32) -> &'static str {
     match Phase::try_from(phase) {
@@ -262,8 +264,11 @@ pub(crate) fn millis(duration: Option<prost_types::Duration>) -> u64 {
     u64::try_from(from_wire(duration).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `listeners ingress on nodes edge-1, edge-2`; what is empty is everything.
+/// `listener ingress of nodes edge-1, edge-2`; what is empty is everything.
 pub(crate) fn scope(nodes: &[String], listeners: &[String]) -> String {
+    if nodes.is_empty() && listeners.is_empty() {
+        return "everything".to_owned();
+    }
     let part = |names: &[String], noun: &str| match names {
         [] => format!("every {noun}"),
         [name] => format!("{noun} {name}"),

@@ -2,12 +2,13 @@
 //!
 //! Every subcommand is one module with three parts: `Args`, what clap reads; a validated type, made from it by
 //! `TryFrom`; and `run`, which is handed only the validated one. Results go to standard output, progress, logs and
-//! errors to standard error, and the exit code is an [`Exit`].
+//! errors to standard error, and the exit code is an `Exit`.
 
 mod cancel;
 mod client;
 mod common;
 mod drain;
+mod envoy_config;
 mod exit;
 mod fleet;
 mod follow;
@@ -23,7 +24,7 @@ mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
 
@@ -51,6 +52,7 @@ enum Command {
     Cancel(cancel::Args),
     Status(status::Args),
     Watch(watch::Args),
+    EnvoyConfig(envoy_config::Args),
 }
 
 /// Runs the command line of this process.
@@ -60,14 +62,27 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let outcome = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let outcome = match Cli::try_parse_from(&arguments) {
         Ok(cli) => dispatch(cli.command),
-        Err(error) => usage::answer(&error),
+        Err(error) => usage::answer(&error, &named(&arguments)),
     };
     outcome.unwrap_or_else(|failure| {
         output::say(&failure.to_string());
         failure.exit()
     })
+}
+
+/// The command that the arguments name: `ebb drain`, or `ebb`.
+fn named(arguments: &[OsString]) -> String {
+    let first = arguments
+        .get(1)
+        .and_then(|argument| argument.to_str())
+        .unwrap_or_default();
+    match Cli::command().find_subcommand(first) {
+        Some(subcommand) => format!("ebb {}", subcommand.get_name()),
+        None => "ebb".to_owned(),
+    }
 }
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
@@ -77,5 +92,6 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Cancel(args) => cancel::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),
         Command::Watch(args) => watch::run(&args.try_into()?),
+        Command::EnvoyConfig(args) => envoy_config::run(&args.try_into()?),
     }
 }

@@ -1,6 +1,6 @@
 //! `ebb serve`: the control plane alone.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use super::{
     common,
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Directory of the durable state, through which drains survive a restart; \"\" = in memory only [default:
     /// /var/lib/ebb for root, else $XDG_STATE_HOME/ebb, else ~/.local/state/ebb]
     #[arg(long, value_name = "DIR")]
-    state: Option<PathBuf>,
+    state: Option<OsString>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -93,10 +93,10 @@ fn listen(given: Vec<String>, insecure: bool, surroundings: &Surroundings) -> Re
 }
 
 /// None: in memory only.
-fn state(given: Option<PathBuf>, surroundings: &Surroundings) -> Result<Option<PathBuf>, Failure> {
+fn state(given: Option<OsString>, surroundings: &Surroundings) -> Result<Option<PathBuf>, Failure> {
     match given {
-        Some(directory) if directory.as_os_str().is_empty() => Ok(None),
-        Some(directory) => Ok(Some(directory)),
+        Some(directory) if directory.is_empty() => Ok(None),
+        Some(directory) => Ok(Some(directory.into())),
         None => surroundings.state().map(Some).ok_or_else(|| {
             let text = "--state: neither XDG_STATE_HOME nor HOME is set: say --state DIR, or --state \"\" for memory only";
             Failure::Usage(text.to_owned())

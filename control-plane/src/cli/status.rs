@@ -1,12 +1,10 @@
 //! `ebb status`: what is attached, in flight and draining, now.
 
-use ebb_proto::v1::ListNodesRequest;
-
 use super::{
     client::Client,
     common::{EndpointArgs, Format, OutputArgs, block_on},
     exit::{Exit, Failure},
-    fleet::{self, Fleet},
+    fleet::Fleet,
     output,
 };
 use crate::address::Address;
@@ -54,11 +52,7 @@ impl TryFrom<Args> for Status {
 pub(crate) fn run(status: &Status) -> Result<Exit, Failure> {
     block_on(async {
         let client = Client::connect(&status.endpoint).await?;
-        let nodes = client
-            .call(client.fleet().list_nodes(ListNodesRequest {}))
-            .await?
-            .nodes;
-        let fleet = Fleet::new(nodes, fleet::drains(&client).await?);
+        let fleet = Fleet::ask(&client).await?;
         match status.format {
             Format::Text => output::print(&fleet.lines().join("\n"))?,
             Format::Json => output::print_json(&fleet)?,

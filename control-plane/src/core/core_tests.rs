@@ -360,7 +360,7 @@ fn the_same_request_id_is_the_same_drain() {
     let error = world
         .start_with("two", "deploy-7", &[], &["internal"], none)
         .unwrap_err();
-    assert_eq!(error, StartError::TakenRequestId("one".to_owned()));
+    assert!(matches!(error, StartError::TakenRequestId { drain, .. } if drain == "one"));
 }
 
 #[test]

@@ -12,6 +12,8 @@ use std::{
 
 use ebb_proto::v1;
 
+use super::policy::from_wire;
+
 /// Number of a filter's stream, given by whoever accepted it. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
@@ -152,7 +154,8 @@ impl Fleet {
         entry.cluster.clone_from(&hello.node_cluster);
         entry.reporters.insert(epoch);
         let interval = |wire: &Option<prost_types::Duration>, default| {
-            wire.and_then(|value| Duration::try_from(value).ok())
+            wire.as_ref()
+                .and_then(from_wire)
                 .unwrap_or(default)
                 .clamp(*INTERVALS.start(), *INTERVALS.end())
         };

@@ -47,6 +47,10 @@ fn an_awaited_reporter_is_silent_sooner_but_not_before_it_can_know() {
 fn an_interval_out_of_bounds_is_brought_into_them() {
     let (mut fleet, start) = (Fleet::default(), Instant::now());
     let mut absurd = hello("a", 1, 7);
+    absurd.drain_report_interval = Some(prost_types::Duration {
+        seconds: i64::MIN,
+        nanos: i32::MIN,
+    });
     absurd.report_interval = Some(prost_types::Duration {
         seconds: 1 << 40,
         nanos: 0,

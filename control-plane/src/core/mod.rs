@@ -6,13 +6,15 @@
 //! | `machine` | one drain: its phases |
 //! | `tally` | what a drain counts: members and their sums |
 //! | `fleet` | who is attached, and whether their word counts |
-//! | `drains` | the drains and what they have the filters do |
+//! | `drain` | one drain with all that belongs to it |
+//! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `view` | the same, in the words of the wire |
 //! | `record` | what outlives the control plane |
 //!
 //! [`Core::handle`] takes an [`Event`] and the time, and leaves [`Effect`]s; the engine carries them out. Data goes
 //! round one way: report -> [`fleet::Fleet`] -> [`tally::Tally`] -> [`machine::Machine`] -> command.
 
+pub mod drain;
 pub mod drains;
 pub mod fleet;
 pub mod machine;
@@ -28,7 +30,7 @@ use std::{
 
 use ebb_proto::v1;
 
-use drains::Drain;
+use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
 use policy::Policy;
 use record::Record;

@@ -165,16 +165,27 @@ impl Policy {
     }
 }
 
+/// A duration from the wire; `None` if it is negative or malformed. The conversion of `prost_types` alone would add up
+/// parts of different signs, which protobuf forbids, and overflow at the least of all numbers.
+pub fn from_wire(value: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(value.seconds).ok()?;
+    let nanos = u32::try_from(value.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
+}
+
 impl PolicyOverrides {
     /// The keys that are set on the wire.
     ///
     /// # Errors
     /// [`PolicyError`], which names the key.
     pub fn from_proto(policy: &v1::Policy) -> Result<Self, PolicyError> {
-        let read = |key, value: &Option<prost_types::Duration>| {
-            value
-                .map(|value| Duration::try_from(value).map_err(|_| PolicyError::NotADuration { key }))
-                .transpose()
+        let read = |key, value: &Option<prost_types::Duration>| match value {
+            None => Ok(None),
+            Some(value) => from_wire(value)
+                .map(Some)
+                .ok_or(PolicyError::NotADuration { key }),
         };
         Ok(Self {
             announce: read("announce", &policy.announce)?,
@@ -248,17 +259,16 @@ mod tests {
 
     #[test]
     fn a_negative_duration_on_the_wire_names_its_key() {
-        let wire = v1::Policy {
-            ramp: Some(prost_types::Duration {
-                seconds: -1,
-                nanos: 0,
-            }),
-            ..Default::default()
-        };
-        assert_eq!(
-            PolicyOverrides::from_proto(&wire),
-            Err(PolicyError::NotADuration { key: "ramp" })
-        );
+        for (seconds, nanos) in [(-1, 0), (1, -1), (0, 1_000_000_000), (i64::MIN, i32::MIN)] {
+            let wire = v1::Policy {
+                ramp: Some(prost_types::Duration { seconds, nanos }),
+                ..Default::default()
+            };
+            assert_eq!(
+                PolicyOverrides::from_proto(&wire),
+                Err(PolicyError::NotADuration { key: "ramp" })
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ebb_proto::v1;
 
-use super::{Core, Now, drains::Drain, fleet::Reporter, machine::Hold, tally::Scope};
+use super::{Core, Now, drain::Drain, fleet::Reporter, machine::Hold, tally::Scope};
 
 impl From<v1::Scope> for Scope {
     fn from(wire: v1::Scope) -> Self {

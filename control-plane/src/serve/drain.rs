@@ -33,7 +33,7 @@ impl From<StartError> for Status {
         let text = error.to_string();
         match error {
             StartError::Policy(_) | StartError::LongRequestId(_) => Self::invalid_argument(text),
-            StartError::TakenRequestId(_) => Self::already_exists(text),
+            StartError::TakenRequestId { .. } => Self::already_exists(text),
             StartError::NobodyAttached => Self::failed_precondition(text),
             StartError::UnknownNode { .. } | StartError::UnknownListener { .. } => Self::not_found(text),
         }

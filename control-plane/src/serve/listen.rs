@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind},
+    io::ErrorKind,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -63,6 +63,9 @@ impl Listener {
                 .create(folder)
                 .context("cannot make its folder")?;
         }
+        if let Some(folder) = path.parent() {
+            check_owner(folder)?;
+        }
         clear_stale(path).await?;
         // The mode has to be right from the first instant, and only the mask does that.
         let before = umask(Mode::from_raw_mode(0o177));
@@ -119,6 +122,23 @@ impl Listener {
     }
 }
 
+/// In a folder like `/tmp` somebody else may have made ours before us, and would then own what we put there.
+fn check_owner(folder: &Path) -> anyhow::Result<()> {
+    let owner = fs::metadata(if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    })?
+    .uid();
+    let own = rustix::process::geteuid().as_raw();
+    if owner != 0 && owner != own {
+        bail!(
+            "its folder belongs to user {owner}, who could replace the socket; choose a folder of user {own}'s"
+        );
+    }
+    Ok(())
+}
+
 async fn clear_stale(path: &Path) -> anyhow::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -135,6 +155,6 @@ async fn clear_stale(path: &Path) -> anyhow::Result<()> {
                 _ => Ok(()),
             }
         }
-        Err(error) => Err(io::Error::from(error).into()),
+        Err(error) => Err(error.into()),
     }
 }

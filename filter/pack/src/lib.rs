@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use walrus::{ExportItem, FunctionId, Import, ImportKind, Module, ModuleConfig};
 
 /// The callbacks that the filter uses.
@@ -143,8 +143,13 @@ pub fn exported_functions(wasm: &[u8]) -> Result<BTreeSet<String>> {
 }
 
 fn parse(wasm: &[u8]) -> Result<Module> {
-    ModuleConfig::new()
-        .generate_producers_section(false)
-        .parse(wasm)
-        .context("it is not a WebAssembly module")
+    ensure!(wasm.starts_with(b"\0asm"), "it is not a WebAssembly module");
+    let module = ModuleConfig::new().generate_producers_section(false).parse(wasm);
+    // The parser's message runs over several lines.
+    module.map_err(|error| {
+        anyhow!(
+            "it is not a WebAssembly module: {}",
+            format!("{error:#}").replace('\n', " ")
+        )
+    })
 }

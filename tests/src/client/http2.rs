@@ -3,8 +3,11 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use bytes::BytesMut;
-use h2::client::{ResponseFuture, SendRequest};
+use bytes::{Bytes, BytesMut};
+use h2::{
+    RecvStream, SendStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http::Request;
 use tokio::{net::TcpStream, task::JoinHandle};
 
@@ -18,14 +21,24 @@ use crate::wait;
 /// A connection; dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
-    sender: SendRequest<bytes::Bytes>,
+    sender: SendRequest<Bytes>,
     seen: Seen,
     driver: JoinHandle<()>,
 }
 
-/// A request that was sent and not yet answered.
+/// A request that was sent and not yet answered; dropping it resets the stream.
 #[derive(Debug)]
-pub struct Pending(ResponseFuture);
+pub struct Pending {
+    response: ResponseFuture,
+    body: SendStream<Bytes>,
+}
+
+/// A response whose headers have come; dropping it resets the stream.
+#[derive(Debug)]
+pub struct Started {
+    head: http::response::Parts,
+    body: RecvStream,
+}
 
 impl Connection {
     /// Connects with prior knowledge of HTTP/2.
@@ -62,17 +75,21 @@ impl Connection {
     /// # Errors
     /// [`Failure::NoResponse`] when the connection takes no further request.
     pub async fn start(&self, path: &str) -> Result<Pending, Failure> {
-        let request = Request::get(format!("http://ebb.test{path}"))
-            .body(())
-            .map_err(|_| Failure::Malformed)?;
+        let request = Request::get(format!("http://ebb.test{path}")).body(());
+        self.send(request.map_err(|_| Failure::Malformed)?, true).await
+    }
+
+    /// Sends the head of a request; its body follows unless `end`.
+    ///
+    /// # Errors
+    /// As [`Connection::start`].
+    pub async fn send(&self, head: Request<()>, end: bool) -> Result<Pending, Failure> {
         let ready = tokio::time::timeout(REQUEST_BOUND, self.sender.clone().ready()).await;
         let mut sender = ready
             .map_err(|_| Failure::TimedOut)?
             .map_err(|_| Failure::NoResponse)?;
-        let (response, _) = sender
-            .send_request(request, true)
-            .map_err(|_| Failure::NoResponse)?;
-        Ok(Pending(response))
+        let (response, body) = sender.send_request(head, end).map_err(|_| Failure::NoResponse)?;
+        Ok(Pending { response, body })
     }
 
     /// The GOAWAY frames received so far.
@@ -106,28 +123,71 @@ impl Drop for Connection {
 }
 
 impl Pending {
-    /// Reads the response, at most for [`REQUEST_BOUND`].
+    /// Sends a part of the request's body; the last one if `end`.
+    ///
+    /// # Errors
+    /// [`Failure::NoResponse`] when the stream has ended.
+    pub fn send(&mut self, part: &'static str, end: bool) -> Result<(), Failure> {
+        self.body
+            .send_data(Bytes::from_static(part.as_bytes()), end)
+            .map_err(|_| Failure::NoResponse)
+    }
+
+    /// Reads the headers of the response, at most for [`REQUEST_BOUND`].
+    ///
+    /// # Errors
+    /// As [`Connection::get`].
+    pub async fn started(self) -> Result<Started, Failure> {
+        let response = tokio::time::timeout(REQUEST_BOUND, self.response).await;
+        let response = response
+            .map_err(|_| Failure::TimedOut)?
+            .map_err(|_| Failure::NoResponse)?;
+        let (head, body) = response.into_parts();
+        Ok(Started { head, body })
+    }
+
+    /// Reads the response, at most for twice [`REQUEST_BOUND`].
     ///
     /// # Errors
     /// As [`Connection::get`].
     pub async fn response(self) -> Result<Response, Failure> {
-        tokio::time::timeout(REQUEST_BOUND, self.read())
-            .await
-            .map_err(|_| Failure::TimedOut)?
+        self.started().await?.rest().await
+    }
+}
+
+impl Started {
+    /// Reads one part of the body, at most for [`REQUEST_BOUND`]; none at its end.
+    ///
+    /// # Errors
+    /// As [`Connection::get`].
+    pub async fn part(&mut self) -> Result<Option<Bytes>, Failure> {
+        let part = tokio::time::timeout(REQUEST_BOUND, self.body.data()).await;
+        let Some(data) = part.map_err(|_| Failure::TimedOut)? else {
+            return Ok(None);
+        };
+        let data = data.map_err(|_| Failure::Truncated)?;
+        let _ = self.body.flow_control().release_capacity(data.len());
+        Ok(Some(data))
     }
 
-    async fn read(self) -> Result<Response, Failure> {
-        let (head, mut incoming) = self.0.await.map_err(|_| Failure::NoResponse)?.into_parts();
-        let mut body = BytesMut::new();
-        while let Some(data) = incoming.data().await {
-            let data = data.map_err(|_| Failure::Truncated)?;
-            let _ = incoming.flow_control().release_capacity(data.len());
-            body.extend_from_slice(&data);
-        }
+    /// Reads the rest of the body, at most for [`REQUEST_BOUND`].
+    ///
+    /// # Errors
+    /// As [`Connection::get`].
+    pub async fn rest(mut self) -> Result<Response, Failure> {
+        let reading = async {
+            let mut body = BytesMut::new();
+            while let Some(data) = self.part().await? {
+                body.extend_from_slice(&data);
+            }
+            Ok(body.freeze())
+        };
+        let body = tokio::time::timeout(REQUEST_BOUND, reading).await;
+        let body = body.map_err(|_| Failure::TimedOut)??;
         Ok(Response {
-            status: head.status,
-            headers: head.headers,
-            body: body.freeze(),
+            status: self.head.status,
+            headers: self.head.headers,
+            body,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `ebb drain`: starts a drain and, if asked, waits for its end.
 
+mod lines;
 mod progress;
 mod report;
 mod wait;

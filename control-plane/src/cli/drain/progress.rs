@@ -1,24 +1,15 @@
 //! Progress of a waited drain on standard error: a live table on a terminal, otherwise lines.
 
-use std::time::Duration;
-
 use console::Term;
-use ebb_proto::v1::{Drain, Phase};
+use ebb_proto::v1::Drain;
 use tokio::time::Instant;
 
-use super::report;
+use super::{lines::Lines, report};
 use crate::cli::{
     common::{from_wire, human},
     fleet, output,
     screen::Screen,
 };
-
-/// Lines are at least this far apart, unless the phase changes.
-const LINE_EVERY: Duration = Duration::from_secs(1);
-/// A line comes at least this often, so that a log shows that somebody still waits.
-const STILL_EVERY: Duration = Duration::from_secs(10);
-/// How many of the busiest listeners a line names.
-const NAMED: usize = 5;
 
 /// Where the progress is shown.
 pub(super) enum Progress {
@@ -116,86 +107,55 @@ impl Sight {
     }
 }
 
-/// Decides which lines to write, and when: not more than one a second, but every phase and every trouble at once.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    latest: Option<Drain>,
-    said: Option<(String, Instant)>,
-    phase: Option<Phase>,
-    lost: bool,
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-impl Lines {
-    fn observe(&mut self, drain: Drain, now: Instant) -> Option<String> {
-        let news = self.phase != Some(drain.phase()) || self.lost;
-        self.phase = Some(drain.phase());
-        self.lost = false;
-        self.latest = Some(drain);
-        if news { self.speak(now) } else { self.tick(now) }
-    }
+    use ebb_proto::v1::{DrainListener, Phase, Policy, UnknownReporter};
 
-    fn tick(&mut self, now: Instant) -> Option<String> {
-        if self.lost {
-            return None;
-        }
-        let matter = matter(self.latest.as_ref()?);
-        let (said, at) = self.said.as_ref()?;
-        let quiet = now.saturating_duration_since(*at);
-        let due = if *said == matter { STILL_EVERY } else { LINE_EVERY };
-        if quiet >= due { self.speak(now) } else { None }
-    }
+    use super::*;
 
-    fn lost(&mut self, reason: &str) -> Option<String> {
-        if std::mem::replace(&mut self.lost, true) {
-            return None;
-        }
-        self.said = None;
-        Some(format!("{reason}; trying again"))
+    #[test]
+    fn the_screen_shows_the_clock_the_counts_and_what_is_waited_for() {
+        let listener = DrainListener {
+            node: "edge-0".into(),
+            name: "ingress".into(),
+            in_flight: 3,
+            ..DrainListener::default()
+        };
+        let unknown = UnknownReporter {
+            node: "edge-0".into(),
+            reporter: "a2".into(),
+            reason: "silent for 1.5s".into(),
+        };
+        let drain = Drain {
+            id: "d-1".into(),
+            phase: Phase::Draining.into(),
+            policy: Some(Policy {
+                timeout: Duration::from_secs(30).try_into().ok(),
+                ..Policy::default()
+            }),
+            elapsed: Duration::from_millis(1_500).try_into().ok(),
+            in_flight: 3,
+            listeners: vec![listener],
+            unknown_reporters: vec![unknown],
+            ..Drain::default()
+        };
+        let at = Instant::now();
+        let sight = Sight {
+            drain,
+            at,
+            lost: Some("connection refused".into()),
+        };
+        assert_eq!(
+            sight.frame(at + Duration::from_secs(1)),
+            [
+                "drain d-1  draining  2.5s of 30s  3 requests in flight, 1 reporter unknown",
+                "NODE    LISTENER  IN FLIGHT  REQUESTS",
+                "edge-0  ingress           3         0",
+                "waits for unknown reporter edge-0/a2: silent for 1.5s",
+                "connection refused; trying again",
+            ]
+        );
     }
-
-    fn speak(&mut self, now: Instant) -> Option<String> {
-        let drain = self.latest.as_ref()?;
-        self.said = Some((matter(drain), now));
-        Some(line(drain))
-    }
-}
-
-/// What has to change for a line to be worth it: not the age in `silent for 1.5s`.
-fn matter(drain: &Drain) -> String {
-    let mut drain = drain.clone();
-    for reporter in &mut drain.unknown_reporters {
-        reporter.reason.clear();
-    }
-    line(&drain)
-}
-
-/// `draining: 12 requests in flight (edge-1/ingress 8, edge-2/ingress 4); waits for unknown reporter …`.
-fn line(drain: &Drain) -> String {
-    let mut busy: Vec<_> = drain
-        .listeners
-        .iter()
-        .filter(|listener| listener.in_flight > 0)
-        .collect();
-    busy.sort_by_key(|listener| std::cmp::Reverse(listener.in_flight));
-    let mut names: Vec<String> = busy
-        .iter()
-        .take(NAMED)
-        .map(|listener| format!("{}/{} {}", listener.node, listener.name, listener.in_flight))
-        .collect();
-    if busy.len() > NAMED {
-        names.push(format!("{} more", busy.len() - NAMED));
-    }
-    let names = if names.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", names.join(", "))
-    };
-    let unknown: String = report::unknown(drain)
-        .map(|line| format!("; waits for {line}"))
-        .collect();
-    format!(
-        "{}: {}{names}{unknown}",
-        fleet::phase(drain.phase),
-        report::left(drain)
-    )
 }

@@ -44,6 +44,7 @@ pub(super) async fn until_end(address: &Address, drain: Drain) -> Result<End, Fa
 }
 
 async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress) -> Result<End, Failure> {
+    let mut interrupted = std::pin::pin!(interrupted());
     let id = drain.id.clone();
     let mut updates = follow(address.clone(), {
         let id = id.clone();
@@ -56,7 +57,6 @@ async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress)
     let mut trouble = String::from("it said nothing");
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut interrupt = std::pin::pin!(interrupted());
     progress.observe(drain, Instant::now());
     loop {
         tokio::select! {
@@ -81,7 +81,7 @@ async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress)
             },
             _ = tick.tick() => progress.tick(Instant::now()),
             () = sleep_until(deadline) => return Err(unfinished(&id, &trouble)),
-            () = &mut interrupt => return Ok(End::Interrupted),
+            () = &mut interrupted => return Ok(End::Interrupted),
         }
     }
 }
@@ -101,4 +101,38 @@ fn overdue(drain: &Drain) -> Instant {
     let now = Instant::now();
     now.checked_add(left)
         .unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
+}
+
+#[cfg(test)]
+mod tests {
+    use ebb_proto::v1::{Phase, Policy};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_control_plane_that_never_returns_is_given_up_after_the_deadline() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let address = Address::Unix(directory.path().join("ebb.sock"));
+        let policy = Policy {
+            timeout: Duration::from_secs(30).try_into().ok(),
+            ..Policy::default()
+        };
+        let drain = Drain {
+            id: "d-1".into(),
+            phase: Phase::Draining.into(),
+            policy: Some(policy),
+            elapsed: Duration::from_secs(5).try_into().ok(),
+            ..Drain::default()
+        };
+        let start = Instant::now();
+        let Err(error) = until_end(&address, drain).await else {
+            panic!("there is no end")
+        };
+        assert_eq!(start.elapsed().as_secs(), 25 + OVERDUE.as_secs());
+        let error = error.to_string();
+        assert!(
+            error.contains("drain d-1 is past its deadline") && error.contains("no such file"),
+            "{error}"
+        );
+    }
 }

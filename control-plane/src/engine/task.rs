@@ -1,33 +1,27 @@
-//! The one task that owns the state: it feeds the core, reads the clock and carries out what the core wants.
-//!
-//! Everybody else holds an [`Engine`]: a handle that sends requests to the task and awaits answers. Commands to a
-//! filter go through a slot that keeps only the latest: each is the whole state, so a slow filter loses nothing and
-//! holds up nobody.
+//! The task that owns the core: one request or deadline after the other.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::{ANSWER_WITHIN, Outgoing, Request};
 use crate::{
     core::{
         Core, Effect, Event, Now,
         drains::{StartError, StartRequest},
         fleet::StreamId,
         policy::Policy,
+        record::Record,
     },
     store::Store,
 };
 
-/// How long `ListNodes` waits for answers.
-pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+/// What is watched is shown at least this often, as it tells ages.
+const SHOW_ANYWAY_EVERY: Duration = Duration::from_secs(1);
 
 /// Counts of a drain are shown at most this often; its phases at once.
 const SHOW_DRAIN_EVERY: Duration = Duration::from_millis(50);
@@ -35,196 +29,9 @@ const SHOW_DRAIN_EVERY: Duration = Duration::from_millis(50);
 /// The fleet is shown at most this often.
 const SHOW_FLEET_EVERY: Duration = Duration::from_millis(200);
 
-/// Requests that may wait for the task; beyond it the senders wait.
-const QUEUE: usize = 4096;
-
-/// What goes down a filter's stream next.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Outgoing {
-    /// Nothing yet.
-    #[default]
-    Nothing,
-    /// The latest command.
-    Command(v1::FilterCommand),
-    /// The end: another stream of the same VM took over.
-    Replaced,
-    /// The end: the control plane is going away. With the last command, which still holds.
-    GoingAway(v1::FilterCommand),
-}
-
-/// The control plane is shutting down, so there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the control plane is shutting down")]
-pub struct Gone;
-
-enum Request {
-    Attach {
-        stream: StreamId,
-        hello: v1::FilterHello,
-        report: v1::FilterReport,
-        commands: watch::Sender<Outgoing>,
-    },
-    Happened(Event),
-    Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
-    Cancel(String, oneshot::Sender<Option<v1::Drain>>),
-    Drain(String, oneshot::Sender<Option<v1::Drain>>),
-    Drains(oneshot::Sender<Vec<v1::Drain>>),
-    WatchDrain(String, oneshot::Sender<Option<watch::Receiver<v1::Drain>>>),
-    Nodes(oneshot::Sender<Vec<v1::Node>>),
-    WatchNodes(oneshot::Sender<watch::Receiver<Vec<v1::Node>>>),
-    GoAway,
-}
-
-/// A handle to the task that owns the state.
-#[derive(Clone, Debug)]
-pub struct Engine {
-    requests: mpsc::Sender<Request>,
-    streams: Arc<AtomicU64>,
-}
-
-impl Engine {
-    /// Starts the task, with the drains that the store kept.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn start(defaults: Policy, store: Store) -> anyhow::Result<Self> {
-        let records = store.load()?;
-        if !records.is_empty() {
-            tracing::info!(
-                drains = records.len(),
-                "resuming what an earlier control plane left"
-            );
-        }
-        let (requests, inbox) = mpsc::channel(QUEUE);
-        let task = Task {
-            core: Core::new(defaults, records, Now::read()),
-            store,
-            streams: HashMap::new(),
-            drains: HashMap::new(),
-            changed: HashSet::new(),
-            show_drains_at: None,
-            nodes: watch::Sender::new(Vec::new()),
-            show_nodes_at: None,
-            queries: HashMap::new(),
-        };
-        tokio::spawn(task.run(inbox));
-        Ok(Self {
-            requests,
-            streams: Arc::new(AtomicU64::new(1)),
-        })
-    }
-
-    /// A filter's stream: its number, and the slot from which its commands come.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn attach(
-        &self,
-        hello: v1::FilterHello,
-        report: v1::FilterReport,
-    ) -> Result<(StreamId, watch::Receiver<Outgoing>), Gone> {
-        let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
-        let (commands, receiver) = watch::channel(Outgoing::Nothing);
-        self.send(Request::Attach {
-            stream,
-            hello,
-            report,
-            commands,
-        })
-        .await?;
-        Ok((stream, receiver))
-    }
-
-    /// A report came on a stream.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn report(&self, stream: StreamId, report: v1::FilterReport) -> Result<(), Gone> {
-        self.send(Request::Happened(Event::Reported { stream, report }))
-            .await
-    }
-
-    /// A stream ended.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn detach(&self, stream: StreamId) -> Result<(), Gone> {
-        self.send(Request::Happened(Event::Detached { stream })).await
-    }
-
-    /// Starts a drain.
-    ///
-    /// # Errors
-    /// [`Gone`]; inside, [`StartError`].
-    pub async fn start_drain(&self, request: StartRequest) -> Result<Result<v1::Drain, StartError>, Gone> {
-        self.ask(|reply| Request::Start(Box::new(request), reply)).await
-    }
-
-    /// Cancels or releases a drain; `None` = there is none of that id.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn cancel(&self, id: String) -> Result<Option<v1::Drain>, Gone> {
-        self.ask(|reply| Request::Cancel(id, reply)).await
-    }
-
-    /// One drain.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn drain(&self, id: String) -> Result<Option<v1::Drain>, Gone> {
-        self.ask(|reply| Request::Drain(id, reply)).await
-    }
-
-    /// All drains, oldest first.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn drains(&self) -> Result<Vec<v1::Drain>, Gone> {
-        self.ask(Request::Drains).await
-    }
-
-    /// A drain as it stands, and as it changes.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn watch_drain(&self, id: String) -> Result<Option<watch::Receiver<v1::Drain>>, Gone> {
-        self.ask(|reply| Request::WatchDrain(id, reply)).await
-    }
-
-    /// All nodes, with counts no older than [`ANSWER_WITHIN`].
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn nodes(&self) -> Result<Vec<v1::Node>, Gone> {
-        self.ask(Request::Nodes).await
-    }
-
-    /// All nodes as they stand, and as they change.
-    ///
-    /// # Errors
-    /// [`Gone`].
-    pub async fn watch_nodes(&self) -> Result<watch::Receiver<Vec<v1::Node>>, Gone> {
-        self.ask(Request::WatchNodes).await
-    }
-
-    /// Tells every filter to reconnect elsewhere and ends the task. Whatever is asked after that is [`Gone`].
-    pub async fn go_away(&self) {
-        // Gone already is just what is wanted.
-        let _ = self.send(Request::GoAway).await;
-        self.requests.closed().await;
-    }
-
-    async fn send(&self, request: Request) -> Result<(), Gone> {
-        self.requests.send(request).await.map_err(|_| Gone)
-    }
-
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Gone> {
-        let (reply, answer) = oneshot::channel();
-        self.send(request(reply)).await?;
-        answer.await.map_err(|_| Gone)
-    }
-}
+/// After its start the control plane gives filters this long to come back, before it says that a node or listener is
+/// not there. A filter tries again within a second.
+const RETURN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Somebody who waits for the answers to an ask.
 struct Query {
@@ -232,8 +39,17 @@ struct Query {
     until: Instant,
 }
 
-struct Task {
+/// A drain of something that may yet come back.
+struct Parked {
+    request: StartRequest,
+    reply: oneshot::Sender<Result<v1::Drain, StartError>>,
+}
+
+pub(super) struct Task {
     core: Core,
+    /// Until when drains are parked of which the scope is not there.
+    parks_until: Instant,
+    parked: Vec<Parked>,
     store: Store,
     streams: HashMap<StreamId, watch::Sender<Outgoing>>,
     /// Drains that somebody watches.
@@ -247,7 +63,24 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    pub(super) fn new(defaults: Policy, records: Vec<Record>, store: Store) -> Self {
+        let now = Now::read();
+        Self {
+            core: Core::new(defaults, records, now),
+            parks_until: now.instant + RETURN_WITHIN,
+            parked: Vec::new(),
+            store,
+            streams: HashMap::new(),
+            drains: HashMap::new(),
+            changed: HashSet::new(),
+            show_drains_at: None,
+            nodes: watch::Sender::new(Vec::new()),
+            show_nodes_at: None,
+            queries: HashMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
         loop {
             let until = self.next_deadline();
             let sleep = async {
@@ -291,11 +124,13 @@ impl Task {
 
     fn next_deadline(&self) -> Option<Instant> {
         let query = self.queries.values().map(|query| query.until).min();
+        let parked = (!self.parked.is_empty()).then_some(self.parks_until);
         [
             self.core.next_deadline(),
             self.show_drains_at,
             self.show_nodes_at,
             query,
+            parked,
         ]
         .into_iter()
         .flatten()
@@ -326,6 +161,7 @@ impl Task {
                     now,
                 );
                 self.carry_out(effects, now);
+                self.start_parked(now);
             }
             Request::Happened(event) => {
                 if let Event::Detached { stream } = event {
@@ -334,13 +170,13 @@ impl Task {
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
             }
-            Request::Start(request, reply) => {
-                let started = self.core.start(*request, now).map(|(id, effects)| {
-                    self.carry_out(effects, now);
-                    self.core.drain(&id, now).unwrap_or_default()
-                });
-                let _ = reply.send(started);
-            }
+            Request::Start(request, reply) => self.start(
+                Parked {
+                    request: *request,
+                    reply,
+                },
+                now,
+            ),
             Request::Cancel(id, reply) => {
                 if let Some(effects) = self.core.cancel(&id, now) {
                     self.carry_out(effects, now);
@@ -376,8 +212,35 @@ impl Task {
         }
     }
 
+    fn start(&mut self, wanted: Parked, now: Now) {
+        match self.core.start(wanted.request.clone(), now) {
+            Err(
+                StartError::NobodyAttached
+                | StartError::UnknownNode { .. }
+                | StartError::UnknownListener { .. },
+            ) if now.instant < self.parks_until => self.parked.push(wanted),
+            Err(error) => {
+                let _ = wanted.reply.send(Err(error));
+            }
+            Ok((id, effects)) => {
+                self.carry_out(effects, now);
+                let _ = wanted
+                    .reply
+                    .send(Ok(self.core.drain(&id, now).unwrap_or_default()));
+            }
+        }
+    }
+
+    fn start_parked(&mut self, now: Now) {
+        for wanted in std::mem::take(&mut self.parked) {
+            self.start(wanted, now);
+        }
+    }
+
     fn watch_drain(&mut self, id: String, now: Now) -> Option<watch::Receiver<v1::Drain>> {
         let view = self.core.drain(&id, now)?;
+        self.changed.insert(id.clone());
+        self.show_drains_at.get_or_insert(now.instant + SHOW_ANYWAY_EVERY);
         let sender = self
             .drains
             .entry(id)
@@ -401,11 +264,16 @@ impl Task {
         for ask in late {
             self.answer(ask, now);
         }
+        if self.parks_until <= now.instant {
+            self.start_parked(now);
+        }
         if self.show_drains_at.is_some_and(|at| at <= now.instant) {
             self.show_drains_at = None;
             for id in std::mem::take(&mut self.changed) {
                 self.show_drain(&id, now);
             }
+            self.changed.extend(self.drains.keys().cloned());
+            self.show_drains_at = (!self.changed.is_empty()).then_some(now.instant + SHOW_ANYWAY_EVERY);
         }
         if self.show_nodes_at.is_some_and(|at| at <= now.instant) {
             self.show_nodes_at = None;
@@ -439,7 +307,8 @@ impl Task {
                 }
                 Effect::DrainChanged { id, phase: false } if self.drains.contains_key(&id) => {
                     self.changed.insert(id);
-                    self.show_drains_at.get_or_insert(now.instant + SHOW_DRAIN_EVERY);
+                    let soon = now.instant + SHOW_DRAIN_EVERY;
+                    self.show_drains_at = Some(self.show_drains_at.map_or(soon, |at| at.min(soon)));
                 }
                 Effect::DrainChanged { .. } => {}
                 Effect::FleetChanged if self.nodes.receiver_count() > 0 => {
@@ -452,7 +321,7 @@ impl Task {
     }
 
     /// A drain that cannot be kept is still carried out: it is lost only if the control plane dies before its end.
-    fn store(&self, record: &crate::core::record::Record) {
+    fn store(&self, record: &Record) {
         if let Some(drain) = &record.drain {
             tracing::info!(
                 drain = drain.id,

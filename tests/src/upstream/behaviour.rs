@@ -1,30 +1,11 @@
-//! An upstream in this process that behaves as the path of each request says.
-//!
-//! | path | behaviour |
-//! |---|---|
-//! | `/delay/MS` | 200 after MS milliseconds |
-//! | `/hold` | 200 when the test releases it |
-//! | `/status/CODE` | that status |
-//! | `/close` | 200 with `Connection: close`, and closes |
-//! | `/reset/before`, `/reset/after` | TCP reset before the response, or after its headers |
-//! | `/slow/N/MS` | 200 with N chunks, MS milliseconds apart |
-//! | `/redirect?to=PATH` | 302 to that path on the same authority |
-//! | `/retry/KEY/N` | 503 for the first N requests of that key, then 200 |
-//! | `/ws` | WebSocket that echoes |
-//! | anything else | 200 at once |
+//! What each path does.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
@@ -32,27 +13,21 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Frame, Incoming},
     header,
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
-};
+use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{handshake::derive_accept_key, protocol::Role},
 };
 
-use crate::wait;
+use super::Shared;
 
-type Body = UnsyncBoxBody<Bytes, Reset>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Reset>;
 
 /// The error that makes hyper drop a connection whose socket was set to reset.
 #[derive(Debug)]
-struct Reset;
+pub(super) struct Reset;
 
 impl std::fmt::Display for Reset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -62,131 +37,7 @@ impl std::fmt::Display for Reset {
 
 impl std::error::Error for Reset {}
 
-/// A running upstream; dropping it closes its listener and its connections.
-#[derive(Debug)]
-pub struct Upstream {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    accepting: JoinHandle<()>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    held: AtomicUsize,
-    requests: AtomicU64,
-    released: watch::Sender<u64>,
-    retries: Mutex<HashMap<String, u32>>,
-}
-
-impl Upstream {
-    /// Starts on a free loopback port.
-    ///
-    /// # Errors
-    /// When no port can be bound.
-    pub async fn start() -> Result<Self> {
-        Self::start_on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
-    }
-
-    /// Starts on `address`.
-    ///
-    /// # Errors
-    /// When it cannot be bound.
-    pub async fn start_on(address: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("the upstream cannot bind {address}"))?;
-        let shared = Arc::new(Shared {
-            held: AtomicUsize::new(0),
-            requests: AtomicU64::new(0),
-            released: watch::Sender::new(0),
-            retries: Mutex::default(),
-        });
-        let address = listener.local_addr()?;
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(Self {
-            address,
-            shared,
-            accepting,
-        })
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Requests that `/hold` holds now.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.shared.held.load(Ordering::SeqCst)
-    }
-
-    /// Requests ever received.
-    #[must_use]
-    pub fn requests(&self) -> u64 {
-        self.shared.requests.load(Ordering::SeqCst)
-    }
-
-    /// Lets every request go that is held now; later ones are held again.
-    pub fn release_all(&self) {
-        self.shared.released.send_modify(|round| *round += 1);
-    }
-
-    /// Waits until exactly `count` requests are held.
-    ///
-    /// # Errors
-    /// When [`wait::PATIENCE`] has passed.
-    pub async fn wait_held(&self, count: usize) -> Result<()> {
-        let what = format!("the upstream holds {count} requests");
-        wait::until(what, wait::PATIENCE, || async { Ok(self.held() == count) }).await
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        // The connections are tasks of the accepting task's set and end with it.
-        self.accepting.abort();
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(serve(stream, Arc::clone(&shared)));
-                }
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
-    let _ = stream.set_nodelay(true);
-    let Ok((stream, handle)) = with_handle(stream) else {
-        return;
-    };
-    let handle = Arc::new(handle);
-    let service = service_fn(move |request| respond(request, Arc::clone(&shared), Arc::clone(&handle)));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    // A client that leaves, or a reset that a test asked for, is no event here.
-    let _ = connection.await;
-}
-
-/// A second handle on the socket, to make its end a reset.
-fn with_handle(stream: TcpStream) -> std::io::Result<(TcpStream, std::net::TcpStream)> {
-    let stream = stream.into_std()?;
-    let handle = stream.try_clone()?;
-    Ok((TcpStream::from_std(stream)?, handle))
-}
-
-async fn respond(
+pub(super) async fn respond(
     request: Request<Incoming>,
     shared: Arc<Shared>,
     socket: Arc<std::net::TcpStream>,
@@ -195,6 +46,7 @@ async fn respond(
     let path = request.uri().path().to_owned();
     let mut parts = path.trim_start_matches('/').split('/');
     let behaviour = parts.next().unwrap_or_default();
+    shared.saw(behaviour);
     let mut number = || {
         parts
             .next()
@@ -206,9 +58,16 @@ async fn respond(
             tokio::time::sleep(Duration::from_millis(number())).await;
             Ok(text(StatusCode::OK, "delayed\n"))
         }
+        "hold" if path == "/hold/after" => Ok(Response::new(held_body(Held::new(&shared)))),
         "hold" => {
-            hold(&shared).await;
+            Held::new(&shared).release().await;
             Ok(text(StatusCode::OK, "released\n"))
+        }
+        "upload" => {
+            let _held = Held::new(&shared);
+            let complete = request.into_body().collect().await;
+            complete.map_err(|_| Reset)?;
+            Ok(text(StatusCode::OK, "received\n"))
         }
         "status" => {
             let code = u16::try_from(number()).unwrap_or(500);
@@ -261,18 +120,38 @@ async fn respond(
     }
 }
 
-async fn hold(shared: &Shared) {
-    /// Counts down also when the request is given up.
-    struct Held<'a>(&'a AtomicUsize);
-    impl Drop for Held<'_> {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::SeqCst);
+impl Shared {
+    fn saw(&self, behaviour: &str) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen.entry(behaviour.to_owned()).or_default() += 1;
+    }
+}
+
+/// A request that is held. Counts down also when the request is given up.
+struct Held {
+    shared: Arc<Shared>,
+    released: watch::Receiver<u64>,
+}
+
+impl Held {
+    fn new(shared: &Arc<Shared>) -> Self {
+        let released = shared.released.subscribe();
+        shared.held.fetch_add(1, Ordering::SeqCst);
+        Self {
+            shared: Arc::clone(shared),
+            released,
         }
     }
-    let mut released = shared.released.subscribe();
-    shared.held.fetch_add(1, Ordering::SeqCst);
-    let _held = Held(&shared.held);
-    let _ = released.changed().await;
+
+    async fn release(mut self) {
+        let _ = self.released.changed().await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.held.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn retry(shared: &Shared, key: String, failures: u32) -> Response<Body> {
@@ -338,6 +217,15 @@ fn broken_body() -> Body {
         // Time for the first chunk to leave the socket.
         tokio::time::sleep(Duration::from_millis(20)).await;
         Err(Reset)
+    }));
+    StreamBody::new(frames).boxed_unsync()
+}
+
+fn held_body(held: Held) -> Body {
+    let first = Ok(Frame::data(Bytes::from_static(b"held\n")));
+    let frames = futures::stream::iter([first]).chain(futures::stream::once(async {
+        held.release().await;
+        Ok(Frame::data(Bytes::from_static(b"released\n")))
     }));
     StreamBody::new(frames).boxed_unsync()
 }

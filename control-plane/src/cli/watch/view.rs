@@ -1,144 +1,33 @@
-//! `ebb watch`: follows nodes and drains until Ctrl-C.
+//! How a watched fleet is shown: a live table, lines, or objects.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use console::Term;
-use ebb_proto::v1::{Node, WatchNodesRequest};
-use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
-};
 
-use super::{
-    client::Client,
-    common::{EndpointArgs, Format, OutputArgs, block_on, count, interrupted},
-    exit::{Exit, Failure},
-    fleet::{self, Fleet, scope},
-    follow::{Update, follow},
+use crate::cli::{
+    common::{Format, count},
+    exit::Failure,
+    fleet::{Fleet, scope},
     output::{self, Reader, one_line},
     screen::Screen,
 };
-use crate::address::Address;
-
-/// How often drains are looked at while the nodes have nothing new.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-
-/// Follow nodes and drains until Ctrl-C
-///
-/// On a terminal a table that is kept up to date; otherwise a line for every change. It goes on over a restart of
-/// the control plane. Numbers change at most every 200 ms.
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(crate) struct Args {
-    #[command(flatten)]
-    endpoint: EndpointArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  ebb watch
-  ebb watch -o json | jq -c .drains     an object as of `ebb status -o json` for every change";
-
-/// A watch to keep.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    endpoint: Address,
-    format: Format,
-}
-
-impl TryFrom<Args> for Watch {
-    type Error = Failure;
-
-    fn try_from(args: Args) -> Result<Self, Failure> {
-        Ok(Self {
-            endpoint: args.endpoint.try_into()?,
-            format: args.output.output,
-        })
-    }
-}
-
-/// Watches until Ctrl-C, which is its regular end.
-///
-/// # Errors
-/// If the control plane cannot be reached at the start, or refuses.
-pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
-    block_on(async {
-        // A wrong endpoint must be an error, not a watch that waits for ever.
-        let client = Client::connect(&watch.endpoint).await?;
-        fleet::drains(&client).await?;
-        let updates = follow(watch.endpoint.clone(), |client: Client| async move {
-            client
-                .call(client.fleet().watch_nodes(WatchNodesRequest {}))
-                .await
-        });
-        let mut view = View::new(watch.format);
-        let watching = keep(&watch.endpoint, updates, &mut view);
-        tokio::select! {
-            ended = watching => ended,
-            () = interrupted() => Ok(Exit::Success),
-        }
-    })
-}
-
-async fn keep(
-    endpoint: &Address,
-    mut updates: mpsc::Receiver<Update<ebb_proto::v1::WatchNodesResponse>>,
-    view: &mut View,
-) -> Result<Exit, Failure> {
-    let mut look_again = interval(LOOK_AGAIN);
-    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut nodes: Option<Vec<Node>> = None;
-    let mut client: Option<Client> = None;
-    loop {
-        tokio::select! {
-            update = updates.recv() => match update {
-                Some(Update::Message(message)) => nodes = Some(message.nodes),
-                Some(Update::Lost(reason)) => {
-                    (nodes, client) = (None, None);
-                    view.lost(&reason);
-                }
-                Some(Update::Refused(reason)) => return Err(Failure::Error(reason)),
-                None => return Ok(Exit::Success),
-            },
-            _ = look_again.tick() => {}
-        }
-        let Some(nodes) = nodes.clone() else { continue };
-        let asked = match client.take() {
-            Some(client) => Ok(client),
-            None => Client::connect(endpoint).await,
-        };
-        // A failure here shows on the stream as well, which then says so.
-        let Ok(asked) = asked else { continue };
-        let Ok(drains) = fleet::drains(&asked).await else {
-            continue;
-        };
-        client = Some(asked);
-        if view.show(Fleet::new(nodes, drains))? == Reader::Gone {
-            return Ok(Exit::Success);
-        }
-    }
-}
 
 /// Where the fleet is shown, and what was shown last.
-enum View {
-    Live {
-        screen: Screen,
-        last: Vec<String>,
-    },
+pub(super) enum View {
+    /// On a terminal, painted over in place.
+    Live { screen: Screen, last: Vec<String> },
+    /// A line for each change.
     Lines {
-        last: BTreeMap<String, String>,
+        last: Option<BTreeMap<String, String>>,
         lost: bool,
     },
-    Json {
-        last: Option<Fleet>,
-        lost: bool,
-    },
+    /// An object for each change.
+    Json { last: Option<Fleet>, lost: bool },
 }
 
 impl View {
-    fn new(format: Format) -> Self {
+    /// On standard output.
+    pub(super) fn new(format: Format) -> Self {
         match (format, Screen::on(Term::buffered_stdout())) {
             (Format::Json, _) => Self::Json {
                 last: None,
@@ -149,13 +38,17 @@ impl View {
                 last: Vec::new(),
             },
             (Format::Text, None) => Self::Lines {
-                last: BTreeMap::new(),
+                last: None,
                 lost: false,
             },
         }
     }
 
-    fn show(&mut self, fleet: Fleet) -> Result<Reader, Failure> {
+    /// Shows what has changed.
+    ///
+    /// # Errors
+    /// As [`output::print`].
+    pub(super) fn show(&mut self, fleet: Fleet) -> Result<Reader, Failure> {
         match self {
             Self::Live { screen, last } => {
                 *last = fleet.lines();
@@ -164,8 +57,11 @@ impl View {
             Self::Lines { last, lost } => {
                 *lost = false;
                 let now = facts(&fleet);
-                let changes = changes(last, &now);
-                *last = now;
+                let changes = match last {
+                    Some(last) => changes(last, &now),
+                    None => changes(&BTreeMap::new(), &facts(&current(fleet))),
+                };
+                *last = Some(now);
                 if !changes.is_empty() {
                     return output::print(&changes.join("\n"));
                 }
@@ -182,7 +78,8 @@ impl View {
         Ok(Reader::There)
     }
 
-    fn lost(&mut self, reason: &str) {
+    /// The control plane cannot be heard.
+    pub(super) fn lost(&mut self, reason: &str) {
         let reason = format!("{reason}; trying again");
         match self {
             Self::Live { screen, last } => {
@@ -196,6 +93,19 @@ impl View {
             }
         }
     }
+
+    /// Leaves the last state on the terminal, without the `^C` that Ctrl-C has put under it.
+    pub(super) fn end(&mut self) {
+        if let Self::Live { screen, last } = self {
+            screen.paint(last);
+        }
+    }
+}
+
+/// Without what was over before anybody watched.
+fn current(mut fleet: Fleet) -> Fleet {
+    fleet.drains.retain(|drain| drain.holding || !drain.has_ended());
+    fleet
 }
 
 /// Time passing is no change.

@@ -1,0 +1,81 @@
+//! `ebb envoy-config`: what to paste into an Envoy configuration.
+
+use super::{
+    common,
+    exit::{Exit, Failure},
+    output,
+};
+use crate::{address::Address, envoy_config::Fragment};
+
+/// Print what an Envoy configuration needs for one listener
+///
+/// YAML with two keys: put the entries of `http_filters` before the router filter of the listener, in this order, and
+/// those of `clusters` beside the clusters, once. Envoy needs the V8 Wasm runtime (`envoy --version` of 1.37 or later,
+/// but not 1.38.3).
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Name of the listener, as `ebb drain --listener` shall know it; every listener needs its own
+    #[arg(long, value_name = "LISTENER")]
+    listener: String,
+    /// Where Envoy reaches the control plane: `unix:/path` or `host:port`
+    #[arg(long, value_name = "ADDR")]
+    control_plane: String,
+    /// Path of ebb_filter.wasm as Envoy sees it
+    #[arg(long, value_name = "FILE")]
+    wasm: String,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ebb envoy-config --listener ingress --control-plane unix:/run/ebb/ebb.sock --wasm /etc/envoy/ebb_filter.wasm
+  ebb envoy-config --listener ingress --control-plane ebb.internal:9901 --wasm /etc/envoy/ebb_filter.wasm";
+
+/// A fragment to print.
+#[derive(Debug)]
+pub(crate) struct EnvoyConfig {
+    listener: String,
+    control_plane: Address,
+    wasm: String,
+}
+
+impl TryFrom<Args> for EnvoyConfig {
+    type Error = Failure;
+
+    fn try_from(args: Args) -> Result<Self, Failure> {
+        if args.listener.trim().is_empty() {
+            return Err(Failure::Usage(
+                "--listener: the name is empty: choose one, as `ingress`".to_owned(),
+            ));
+        }
+        if args.wasm.trim().is_empty() {
+            let text = "--wasm: the path is empty: say where Envoy finds ebb_filter.wasm";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        let control_plane = common::address("--control-plane", &args.control_plane)?;
+        if matches!(control_plane, Address::Tcp { port: 0, .. }) {
+            let text =
+                "--control-plane: port 0 is none that Envoy could connect to: say the port of `ebb serve`";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        Ok(Self {
+            listener: args.listener,
+            control_plane,
+            wasm: args.wasm,
+        })
+    }
+}
+
+/// Prints the fragment.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub(crate) fn run(config: &EnvoyConfig) -> Result<Exit, Failure> {
+    let fragment = Fragment {
+        listener: &config.listener,
+        control_plane: &config.control_plane,
+        wasm: &config.wasm,
+    };
+    output::print(fragment.render().trim_end())?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,125 @@
+//! `ebb watch`: follows nodes and drains until Ctrl-C.
+
+mod view;
+
+use std::time::Duration;
+
+use ebb_proto::v1::{WatchNodesRequest, WatchNodesResponse};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::view::View;
+use super::{
+    client::{CallError, Client},
+    common::{EndpointArgs, Format, OutputArgs, block_on, interrupted},
+    exit::{Exit, Failure},
+    fleet::Fleet,
+    follow::{Update, follow},
+    output::Reader,
+};
+use crate::address::Address;
+
+/// How often to look while the nodes have nothing new.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Follow nodes and drains until Ctrl-C
+///
+/// On a terminal a table that is kept up to date; otherwise a line for every change. It goes on over a restart of
+/// the control plane. Numbers are asked for every 500 ms, and when something changes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ebb watch
+  ebb watch -o json | jq -c .drains     an object as of `ebb status -o json` for every change";
+
+/// A watch to keep.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    endpoint: Address,
+    format: Format,
+}
+
+impl TryFrom<Args> for Watch {
+    type Error = Failure;
+
+    fn try_from(args: Args) -> Result<Self, Failure> {
+        Ok(Self {
+            endpoint: args.endpoint.try_into()?,
+            format: args.output.output,
+        })
+    }
+}
+
+/// Watches until Ctrl-C, which is its regular end.
+///
+/// # Errors
+/// If the control plane cannot be reached at the start, or refuses.
+pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
+    block_on(async {
+        let interrupted = interrupted();
+        // A wrong endpoint must be an error, not a watch that waits for ever.
+        let client = Client::connect(&watch.endpoint).await?;
+        let fleet = Fleet::ask(&client).await?;
+        let mut view = View::new(watch.format);
+        if view.show(fleet)? == Reader::Gone {
+            return Ok(Exit::Success);
+        }
+        let changes = follow(watch.endpoint.clone(), |client: Client| async move {
+            client
+                .call(client.fleet().watch_nodes(WatchNodesRequest {}))
+                .await
+        });
+        let ended = tokio::select! {
+            ended = keep(&client, changes, &mut view) => ended,
+            () = interrupted => Ok(Exit::Success),
+        };
+        view.end();
+        ended
+    })
+}
+
+/// Shows the fleet again and again. The stream only says when to look: its numbers are as old as the last reports, and
+/// filters that serve report rarely unless they are asked.
+async fn keep(
+    client: &Client,
+    mut changes: mpsc::Receiver<Update<WatchNodesResponse>>,
+    view: &mut View,
+) -> Result<Exit, Failure> {
+    let mut look_again = interval(LOOK_AGAIN);
+    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = false;
+    loop {
+        tokio::select! {
+            change = changes.recv() => match change {
+                Some(Update::Message(_)) => heard = true,
+                Some(Update::Lost(reason)) => {
+                    heard = false;
+                    view.lost(&reason);
+                    continue;
+                }
+                Some(Update::Refused(reason)) => return Err(Failure::Error(reason)),
+                None => return Ok(Exit::Success),
+            },
+            _ = look_again.tick(), if heard => {}
+        }
+        match Fleet::ask(client).await {
+            Ok(fleet) => {
+                if view.show(fleet)? == Reader::Gone {
+                    return Ok(Exit::Success);
+                }
+            }
+            Err(CallError::Unavailable(reason)) => view.lost(&reason),
+            Err(CallError::Refused(reason)) => return Err(Failure::Error(reason)),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A control plane that answers what a test tells it to.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ebb_proto::v1::{
+    drain_service_server::{DrainService, DrainServiceServer},
+    fleet_service_server::{FleetService, FleetServiceServer},
+    *,
+};
+use tokio::{net::UnixListener, runtime::Runtime, sync::watch};
+use tokio_stream::{
+    StreamExt as _,
+    wrappers::{UnixListenerStream, WatchStream},
+};
+use tonic::{Request, Response, Status, transport::Server};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Stream<T> = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the control plane says, and what it was asked.
+#[derive(Clone)]
+pub(crate) struct Says {
+    pub(crate) drain: watch::Sender<Drain>,
+    pub(crate) nodes: watch::Sender<Vec<Node>>,
+    pub(crate) asked: Arc<Mutex<Vec<StartDrainRequest>>>,
+}
+
+/// A running control plane; dropped, it is gone with all its connections.
+pub(crate) struct Fake {
+    pub(crate) says: Says,
+    directory: tempfile::TempDir,
+    runtime: Option<Runtime>,
+}
+
+impl Fake {
+    /// One drain `d-1` that is on, with three requests on `edge-1/ingress`.
+    pub(crate) fn start() -> Self {
+        let says = Says {
+            drain: watch::Sender::new(drain(Phase::Draining, 3)),
+            nodes: watch::Sender::new(vec![node("edge-1", 3)]),
+            asked: Arc::default(),
+        };
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut fake = Self {
+            says,
+            directory,
+            runtime: None,
+        };
+        fake.serve();
+        fake
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("ebb.sock")
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    /// Breaks every connection and takes the socket away.
+    pub(crate) fn stop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    /// Serves again, with what it knew.
+    pub(crate) fn serve(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("runtime");
+        let listener = runtime
+            .block_on(async { UnixListener::bind(self.socket()) })
+            .expect("socket");
+        let server = Server::builder()
+            .add_service(DrainServiceServer::new(self.says.clone()))
+            .add_service(FleetServiceServer::new(self.says.clone()))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        runtime.spawn(server);
+        self.runtime = Some(runtime);
+    }
+
+    pub(crate) fn say_drain(&self, drain: Drain) {
+        self.says.drain.send_replace(drain);
+    }
+
+    pub(crate) fn say_nodes(&self, nodes: Vec<Node>) {
+        self.says.nodes.send_replace(nodes);
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The drain `d-1` of `edge-1/ingress`.
+pub(crate) fn drain(phase: Phase, in_flight: u64) -> Drain {
+    Drain {
+        id: "d-1".into(),
+        scope: Some(Scope {
+            nodes: vec![],
+            listeners: vec!["ingress".into()],
+        }),
+        policy: Some(Policy {
+            timeout: Some(seconds(30)),
+            ..Policy::default()
+        }),
+        phase: phase.into(),
+        elapsed: Some(prost_types::Duration {
+            seconds: 1,
+            nanos: 500_000_000,
+        }),
+        in_flight,
+        listeners: vec![DrainListener {
+            node: "edge-1".into(),
+            name: "ingress".into(),
+            in_flight,
+            requests_during_drain: 40,
+            marked_during_drain: 37,
+        }],
+        holding: phase != Phase::Cancelled,
+        ..Drain::default()
+    }
+}
+
+/// A node with one listener `ingress` and two reporters, one of them unknown.
+pub(crate) fn node(id: &str, in_flight: u64) -> Node {
+    let reporter = |id: &str, state: ReporterState, reason: &str| Reporter {
+        id: id.into(),
+        state: state.into(),
+        reason: reason.into(),
+        ..Reporter::default()
+    };
+    Node {
+        id: id.into(),
+        cluster: "edge".into(),
+        reporters: vec![
+            reporter("00000000000000a1", ReporterState::Live, ""),
+            reporter("00000000000000a2", ReporterState::Unknown, "silent for 1.5s"),
+        ],
+        listeners: vec![Listener {
+            name: "ingress".into(),
+            in_flight,
+            phase: Phase::Unspecified.into(),
+        }],
+    }
+}
+
+pub(crate) fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+impl Says {
+    fn known(&self, id: &str) -> Result<Drain, Status> {
+        let drain = self.drain.borrow().clone();
+        if drain.id == id {
+            Ok(drain)
+        } else {
+            Err(Status::not_found(format!("no drain `{id}`")))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl DrainService for Says {
+    async fn start_drain(&self, request: Request<StartDrainRequest>) -> Answer<StartDrainResponse> {
+        let request = request.into_inner();
+        let listeners = request.scope.clone().unwrap_or_default().listeners;
+        if listeners.iter().any(|name| name == "nope") {
+            return Err(Status::not_found(
+                "no listener `nope`: known are\n`ingress`, `internal`",
+            ));
+        }
+        self.asked.lock().expect("lock").push(request);
+        Ok(Response::new(StartDrainResponse {
+            drain: Some(self.drain.borrow().clone()),
+        }))
+    }
+
+    async fn get_drain(&self, request: Request<GetDrainRequest>) -> Answer<GetDrainResponse> {
+        Ok(Response::new(GetDrainResponse {
+            drain: Some(self.known(&request.into_inner().id)?),
+        }))
+    }
+
+    async fn list_drains(&self, _: Request<ListDrainsRequest>) -> Answer<ListDrainsResponse> {
+        Ok(Response::new(ListDrainsResponse {
+            drains: vec![self.drain.borrow().clone()],
+        }))
+    }
+
+    type WatchDrainStream = Stream<WatchDrainResponse>;
+
+    async fn watch_drain(&self, request: Request<WatchDrainRequest>) -> Answer<Self::WatchDrainStream> {
+        self.known(&request.into_inner().id)?;
+        let states = WatchStream::new(self.drain.subscribe());
+        Ok(Response::new(Box::pin(
+            states.map(|drain| Ok(WatchDrainResponse { drain: Some(drain) })),
+        )))
+    }
+
+    async fn cancel_drain(&self, request: Request<CancelDrainRequest>) -> Answer<CancelDrainResponse> {
+        let drain = self.known(&request.into_inner().id)?;
+        let ended = matches!(drain.phase(), Phase::Drained | Phase::TimedOut | Phase::Cancelled);
+        let phase = if ended {
+            drain.phase
+        } else {
+            Phase::Cancelled.into()
+        };
+        let drain = Drain {
+            phase,
+            holding: false,
+            ..drain
+        };
+        self.drain.send_replace(drain.clone());
+        Ok(Response::new(CancelDrainResponse { drain: Some(drain) }))
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Says {
+    async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Answer<ListNodesResponse> {
+        Ok(Response::new(ListNodesResponse {
+            nodes: self.nodes.borrow().clone(),
+        }))
+    }
+
+    type WatchNodesStream = Stream<WatchNodesResponse>;
+
+    async fn watch_nodes(&self, _: Request<WatchNodesRequest>) -> Answer<Self::WatchNodesStream> {
+        let states = WatchStream::new(self.nodes.subscribe());
+        Ok(Response::new(Box::pin(
+            states.map(|nodes| Ok(WatchNodesResponse { nodes })),
+        )))
+    }
+}
