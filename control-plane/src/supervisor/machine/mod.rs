@@ -307,12 +307,10 @@ impl Step<'_> {
                 State::Settling { .. } => self.timed_out(id, Wait::Listeners),
                 State::Gated { .. } => self.timed_out(id, Wait::Gate),
                 State::Signalled { .. } => {
-                    let waited = self
-                        .machine
-                        .processes
-                        .get(id.0)
-                        .map(|process| self.now - process.since);
-                    self.record(id, What::Killed(waited.unwrap_or_default()));
+                    let timeout = self
+                        .planned(id)
+                        .map_or(Duration::ZERO, |planned| planned.stop_timeout);
+                    self.record(id, What::Killed(timeout));
                     self.kill(id);
                 }
                 State::Waiting

@@ -74,7 +74,10 @@ impl Machine {
     pub fn unready(&self) -> Option<String> {
         match &self.phase {
             Phase::Idle | Phase::Starting => return Some("starting".to_owned()),
-            Phase::Stopping { .. } | Phase::Ended => return Some("shutting down".to_owned()),
+            Phase::Stopping { cause, .. } => {
+                return Some(format!("shutting down: {}", cause.text(&self.plan)));
+            }
+            Phase::Ended => return Some("shut down".to_owned()),
             Phase::Running => {}
         }
         let missing: Vec<String> = self

@@ -85,7 +85,10 @@ fn the_gateway_stops_in_order_and_waits_no_longer_than_events_tell() {
 fn while_it_stops_everybody_can_see_why() {
     let mut world = gateway(|_, behaviours| behaviours[0].drain = Some(5 * SECOND));
     world.run(2 * SECOND);
-    assert_eq!(world.machine.unready().as_deref(), Some("shutting down"));
+    assert_eq!(
+        world.machine.unready().as_deref(),
+        Some("shutting down: received SIGTERM")
+    );
     let view = world.machine.view(world.now);
     assert_eq!(view[0].state, ProcessState::Draining);
     assert_eq!(view[0].waits_for, "its requests, at most 9s");
