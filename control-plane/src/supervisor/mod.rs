@@ -11,6 +11,7 @@
 //! | `health` | `/ready` and `/live` over HTTP |
 //! | `output` | what processes print |
 //! | `signals` | signals to Ebb itself |
+//! | `run` | all of it together: `ebb run` |
 
 pub mod admin;
 pub mod attach;
@@ -25,8 +26,10 @@ pub mod output;
 pub mod plan;
 pub mod probe;
 pub mod process;
+mod run;
 pub mod signals;
 pub mod tell;
 
 pub use driver::Supervisor;
 pub use handle::{Handle, Status, Told};
+pub use run::run;
