@@ -38,11 +38,20 @@ impl Reading {
     /// Requests in flight in a scope; `None` if the Envoy says nothing of a part of it.
     fn in_flight(&self, scope: &Scope) -> Option<u64> {
         let sum = |counts: &BTreeMap<String, u64>, names: &[String]| {
-            names.iter().map(|name| counts.get(name).copied()).sum::<Option<u64>>()
+            names
+                .iter()
+                .map(|name| counts.get(name).copied())
+                .sum::<Option<u64>>()
         };
         if scope.is_upstream() {
             // An endpoint that Envoy does not have gets nothing from it.
-            Some(scope.upstreams.iter().filter_map(|name| self.upstreams.get(name)).sum())
+            Some(
+                scope
+                    .upstreams
+                    .iter()
+                    .filter_map(|name| self.upstreams.get(name))
+                    .sum(),
+            )
         } else if scope.listeners.is_empty() {
             Some(self.listeners.values().sum())
         } else {
@@ -102,7 +111,10 @@ impl Core {
     /// The admin endpoint of a node was found: Envoy said itself whose it is.
     pub(super) fn admin_found(&mut self, node: &str, now: Now, out: &mut Vec<Effect>) {
         let node: Arc<str> = node.into();
-        let admin = Admin { poll: Poll::Idle { at: None }, health: Health::Serving };
+        let admin = Admin {
+            poll: Poll::Idle { at: None },
+            health: Health::Serving,
+        };
         // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
         self.admins.insert(node.clone(), admin);
         let covering = |drain: &&mut Drain| !drain.machine.is_ended() && drain.scope.has_node(&node);
@@ -136,18 +148,29 @@ impl Core {
         now: Now,
         out: &mut Vec<Effect>,
     ) {
-        let Some((node, admin)) = self.admins.get_key_value(node).map(|(node, _)| node.clone()).and_then(|node| {
-            let admin = self.admins.get_mut(&node)?;
-            Some((node, admin))
-        }) else {
+        let Some((node, admin)) = self
+            .admins
+            .get_key_value(node)
+            .map(|(node, _)| node.clone())
+            .and_then(|node| {
+                let admin = self.admins.get_mut(&node)?;
+                Some((node, admin))
+            })
+        else {
             return;
         };
         let again = if reading.is_ok() { ASK_EVERY } else { AGAIN_AFTER };
-        admin.poll = Poll::Idle { at: Some(now.instant + again) };
-        let running = |drain: &&mut Drain| !drain.machine.is_ended() && drain.tally.nodes().any(|other| *other == node);
+        admin.poll = Poll::Idle {
+            at: Some(now.instant + again),
+        };
+        let running =
+            |drain: &&mut Drain| !drain.machine.is_ended() && drain.tally.nodes().any(|other| *other == node);
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut().filter(running) {
-            let in_flight = reading.as_ref().ok().and_then(|reading| reading.in_flight(&drain.scope));
+            let in_flight = reading
+                .as_ref()
+                .ok()
+                .and_then(|reading| reading.in_flight(&drain.scope));
             drain.tally.own_count(&node, ask, in_flight);
             if let Err(error) = &reading {
                 drain.warn(format!("the admin endpoint of {node} does not answer: {error}"));
@@ -167,7 +190,9 @@ impl Core {
         now: Now,
         out: &mut Vec<Effect>,
     ) {
-        let Some(admin) = self.admins.get_mut(node) else { return };
+        let Some(admin) = self.admins.get_mut(node) else {
+            return;
+        };
         admin.health = match (close, &result) {
             (true, Ok(())) => Health::Failed,
             (true, Err(_)) => Health::Unable,
@@ -175,39 +200,70 @@ impl Core {
             (false, Err(_)) => Health::RestoreAt(now.instant + AGAIN_AFTER),
         };
         if let Err(error) = result {
-            let call = if close { "/healthcheck/fail" } else { "/healthcheck/ok" };
-            for drain in self.drains.values_mut().filter(|drain| pulls_lever(drain) && drain.scope.has_node(node)) {
+            let call = if close {
+                "/healthcheck/fail"
+            } else {
+                "/healthcheck/ok"
+            };
+            for drain in self
+                .drains
+                .values_mut()
+                .filter(|drain| pulls_lever(drain) && drain.scope.has_node(node))
+            {
                 if !drain.machine.is_ended() {
-                    drain.warn(format!("{call} of {node} failed, its filter closes instead: {error}"));
+                    drain.warn(format!(
+                        "{call} of {node} failed, its filter closes instead: {error}"
+                    ));
                 }
             }
         }
         self.generation += 1;
-        let members: Vec<Epoch> =
-            self.fleet.reporters().filter(|(_, reporter)| *reporter.node == *node).map(|(epoch, _)| epoch).collect();
+        let members: Vec<Epoch> = self
+            .fleet
+            .reporters()
+            .filter(|(_, reporter)| *reporter.node == *node)
+            .map(|(epoch, _)| epoch)
+            .collect();
         for epoch in members {
             self.send(epoch, now, out);
         }
-        let changed = self.drains.values().filter(|drain| pulls_lever(drain) && drain.scope.has_node(node));
-        out.extend(changed.map(|drain| Effect::DrainChanged { id: drain.id.clone(), phase: true }));
+        let changed = self
+            .drains
+            .values()
+            .filter(|drain| pulls_lever(drain) && drain.scope.has_node(node));
+        out.extend(changed.map(|drain| Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: true,
+        }));
     }
 
     /// Asks the Envoys whose own count is needed, and has those close that are to.
     pub(super) fn step_admins(&mut self, now: Now, out: &mut Vec<Effect>) {
         for (node, admin) in &mut self.admins {
-            let of_node = || self.drains.values().filter(|drain| drain.tally.nodes().any(|other| other == node));
-            let running = || of_node().filter(|drain| !drain.machine.is_ended() && drain.tally.needs_own(node));
+            let of_node = || {
+                self.drains
+                    .values()
+                    .filter(|drain| drain.tally.nodes().any(|other| other == node))
+            };
+            let running =
+                || of_node().filter(|drain| !drain.machine.is_ended() && drain.tally.needs_own(node));
             admin.poll = match admin.poll {
                 Poll::Idle { .. } if running().next().is_none() => Poll::Idle { at: None },
                 Poll::Idle { at: None } => {
                     let at_once = running().any(|drain| drain.machine.policy().evidence == Evidence::Admin);
-                    Poll::Idle { at: Some(now.instant + if at_once { Duration::ZERO } else { ASK_AFTER }) }
+                    Poll::Idle {
+                        at: Some(now.instant + if at_once { Duration::ZERO } else { ASK_AFTER }),
+                    }
                 }
                 poll => poll,
             };
             if matches!(admin.poll, Poll::Idle { at: Some(at) } if at <= now.instant) {
                 let upstreams = running().any(|drain| drain.scope.is_upstream());
-                out.push(Effect::AskAdmin { node: node.to_string(), ask: self.ask, upstreams });
+                out.push(Effect::AskAdmin {
+                    node: node.to_string(),
+                    ask: self.ask,
+                    upstreams,
+                });
                 admin.poll = Poll::Asking;
             }
 
@@ -227,7 +283,10 @@ impl Core {
             };
             if let Some(health) = lever {
                 admin.health = health;
-                out.push(Effect::PullLever { node: node.to_string(), close });
+                out.push(Effect::PullLever {
+                    node: node.to_string(),
+                    close,
+                });
             }
         }
     }

@@ -141,12 +141,16 @@ impl Drain {
         };
         if self.scope.is_upstream() {
             let upstreams = self.scope.upstreams.iter().cloned();
-            upstreams.map(|upstream| directive(String::new(), upstream)).collect()
+            upstreams
+                .map(|upstream| directive(String::new(), upstream))
+                .collect()
         } else if self.scope.listeners.is_empty() {
             vec![directive(String::new(), String::new())]
         } else {
             let listeners = self.scope.listeners.iter().cloned();
-            listeners.map(|listener| directive(listener, String::new())).collect()
+            listeners
+                .map(|listener| directive(listener, String::new()))
+                .collect()
         }
     }
 

@@ -79,7 +79,9 @@ pub enum StartError {
         known: Vec<String>,
     },
     /// Evidence `admin`, and no admin endpoint.
-    #[error("policy.evidence: no admin endpoint of node {0:?} is configured, or it does not answer; use auto or filter")]
+    #[error(
+        "policy.evidence: no admin endpoint of node {0:?} is configured, or it does not answer; use auto or filter"
+    )]
     NoAdmin(String),
     /// Not a listener of any node in scope.
     #[error("no listener {name:?} on the nodes in scope; known: {}", list(.known))]
@@ -135,7 +137,11 @@ impl Core {
         let sequence = self.drains.last_key_value().map_or(1, |(last, _)| last + 1);
         let (machine, effects) = Machine::start(policy, now.instant);
         let mut tally = Tally::new(machine.policy().evidence);
-        for (epoch, reporter) in self.fleet.reporters().filter(|(_, reporter)| request.scope.has(reporter)) {
+        for (epoch, reporter) in self
+            .fleet
+            .reporters()
+            .filter(|(_, reporter)| request.scope.has(reporter))
+        {
             tally.update(epoch, reporter, &request.scope);
         }
         let id = request.id.clone();
@@ -172,13 +178,21 @@ impl Core {
             return Err(StartError::NobodyAttached);
         }
         named(&scope.nodes, nodes).map_err(|(name, known)| StartError::UnknownNode { name, known })?;
-        let covered = || self.fleet.reporters().filter(|(_, reporter)| scope.has_node(&reporter.node));
+        let covered = || {
+            self.fleet
+                .reporters()
+                .filter(|(_, reporter)| scope.has_node(&reporter.node))
+        };
         let listeners = covered().flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()));
         named(&scope.listeners, listeners.collect())
             .map_err(|(name, known)| StartError::UnknownListener { name, known })?;
-        let upstreams = covered().flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()));
-        named(&scope.upstreams, upstreams.filter(|address| !address.is_empty()).collect())
-            .map_err(|(name, known)| StartError::UnknownUpstream { name, known })?;
+        let upstreams =
+            covered().flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()));
+        named(
+            &scope.upstreams,
+            upstreams.filter(|address| !address.is_empty()).collect(),
+        )
+        .map_err(|(name, known)| StartError::UnknownUpstream { name, known })?;
         let without = covered().find(|(_, reporter)| !self.admins.contains_key(&reporter.node));
         match without {
             Some((_, reporter)) if evidence == Evidence::Admin => {
@@ -228,7 +242,11 @@ impl Core {
     }
 
     pub(super) fn observe(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
-        let Some(drain) = self.drains.get_mut(&sequence).filter(|drain| !drain.machine.is_ended()) else {
+        let Some(drain) = self
+            .drains
+            .get_mut(&sequence)
+            .filter(|drain| !drain.machine.is_ended())
+        else {
             return;
         };
         let evidence = drain.tally.rests_on();
@@ -238,7 +256,10 @@ impl Core {
         } else if changed && evidence == v1::Evidence::Filter && !drain.warnings.is_empty() {
             drain.warn("every reporter of the filter is known again: going by its count".to_owned());
         }
-        out.push(Effect::DrainChanged { id: drain.id.clone(), phase: changed });
+        out.push(Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: changed,
+        });
         let seen = machine::Event::Observed(drain.tally.observation());
         self.drive(sequence, seen, now, out);
     }

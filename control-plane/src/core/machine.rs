@@ -172,7 +172,14 @@ impl Machine {
         if !self.is_ended() && now >= self.deadline() {
             let by_delay = self.policy.evidence == Evidence::Delay && self.closing_since.is_some();
             let waited = by_delay && self.in_flight == 0 && !self.policy.timeout.is_zero();
-            return self.end(if waited { Outcome::Drained } else { Outcome::TimedOut }, now);
+            return self.end(
+                if waited {
+                    Outcome::Drained
+                } else {
+                    Outcome::TimedOut
+                },
+                now,
+            );
         }
         match (event, self.state) {
             (

@@ -244,7 +244,9 @@ impl Core {
                 }
             }
             Event::AdminFound { node } => self.admin_found(&node, now, &mut out),
-            Event::AdminAnswered { node, ask, reading } => self.admin_answered(&node, ask, reading, now, &mut out),
+            Event::AdminAnswered { node, ask, reading } => {
+                self.admin_answered(&node, ask, reading, now, &mut out)
+            }
             Event::LeverDone { node, close, result } => self.lever_done(&node, close, result, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
@@ -351,7 +353,11 @@ impl Core {
     /// Tells one reporter what it has to do, and asks for its counts.
     fn send(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         let (ask, generation) = (self.ask, self.generation);
-        let node = self.fleet.get(epoch).map(|reporter| reporter.node.clone()).unwrap_or_else(|| "".into());
+        let node = self
+            .fleet
+            .get(epoch)
+            .map(|reporter| reporter.node.clone())
+            .unwrap_or_else(|| "".into());
         let envoy_closes = self.admins.get(&node).is_some_and(Admin::closes);
         let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
         let directives: Vec<_> = drains

@@ -78,7 +78,8 @@ impl Scope {
     ) -> Box<dyn Iterator<Item = (&'a str, [u64; 3])> + 'a> {
         if self.is_upstream() {
             // An attempt whose endpoint is not known yet may go to any, so it counts.
-            let covers = |address: &str| address.is_empty() || self.upstreams.iter().any(|name| name == address);
+            let covers =
+                |address: &str| address.is_empty() || self.upstreams.iter().any(|name| name == address);
             Box::new(
                 reporter
                     .upstreams

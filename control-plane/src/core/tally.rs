@@ -144,7 +144,10 @@ impl Tally {
                 unknown: usize::from(own.answered < self.told),
                 unconfirmed: usize::from(own.answered < self.confirm),
             },
-            None if self.evidence == Evidence::Admin => Observation { unknown: 1, ..node.filter },
+            None if self.evidence == Evidence::Admin => Observation {
+                unknown: 1,
+                ..node.filter
+            },
             _ => node.filter,
         }
     }
@@ -207,7 +210,10 @@ impl Tally {
     pub fn own_count(&mut self, node: &Arc<str>, ask: u64, in_flight: Option<u64>) {
         self.change(node, |node| {
             node.own = Some(match in_flight {
-                Some(in_flight) => Own { in_flight, answered: ask },
+                Some(in_flight) => Own {
+                    in_flight,
+                    answered: ask,
+                },
                 None => Own::default(),
             });
         });
@@ -270,7 +276,10 @@ impl Tally {
             node.filter.in_flight = node.filter.in_flight.saturating_sub(member.in_flight());
             node.filter.arrivals = node.filter.arrivals.wrapping_sub(member.arrivals());
             node.filter.unknown = node.filter.unknown.saturating_sub(usize::from(!member.known));
-            node.filter.unconfirmed = node.filter.unconfirmed.saturating_sub(usize::from(!member.confirmed));
+            node.filter.unconfirmed = node
+                .filter
+                .unconfirmed
+                .saturating_sub(usize::from(!member.confirmed));
         });
         Some(member)
     }

@@ -30,11 +30,16 @@ pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>
         let Some(sender) = requests.upgrade() else { return };
         if let Some((node, started)) = seen {
             let same = known.as_ref().is_some_and(|(other, at)| {
-                let apart = at.duration_since(started).or_else(|_| started.duration_since(*at));
+                let apart = at
+                    .duration_since(started)
+                    .or_else(|_| started.duration_since(*at));
                 *other == node && apart.is_ok_and(|apart| apart < SAME_START)
             });
             if !same {
-                let found = Request::AdminFound { node: node.clone(), admin: admin.clone() };
+                let found = Request::AdminFound {
+                    node: node.clone(),
+                    admin: admin.clone(),
+                };
                 if sender.send(found).await.is_err() {
                     return;
                 }

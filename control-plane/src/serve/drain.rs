@@ -32,7 +32,9 @@ impl From<StartError> for Status {
     fn from(error: StartError) -> Self {
         let text = error.to_string();
         match error {
-            StartError::Policy(_) | StartError::LongRequestId(_) | StartError::MixedScope => Self::invalid_argument(text),
+            StartError::Policy(_) | StartError::LongRequestId(_) | StartError::MixedScope => {
+                Self::invalid_argument(text)
+            }
             StartError::TakenRequestId { .. } => Self::already_exists(text),
             StartError::NobodyAttached | StartError::NoAdmin(_) => Self::failed_precondition(text),
             StartError::UnknownNode { .. }
@@ -123,6 +125,20 @@ impl DrainService for Drains {
             .map_err(gone)?
             .ok_or_else(|| unknown(&id))?;
         Ok(Response::new(v1::CancelDrainResponse { drain: Some(drain) }))
+    }
+
+    async fn get_report(
+        &self,
+        _request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        Err(Status::unimplemented("later"))
+    }
+
+    async fn list_blockers(
+        &self,
+        _request: Request<v1::ListBlockersRequest>,
+    ) -> Result<Response<v1::ListBlockersResponse>, Status> {
+        Err(Status::unimplemented("later"))
     }
 }
 

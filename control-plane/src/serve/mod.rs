@@ -32,7 +32,13 @@ use tokio::{
 use tonic::{server::NamedService, transport::server::Router};
 use tonic_health::server::HealthReporter;
 
-use crate::{address::Address, core::policy::Policy, engine::Engine, store::Store, supervisor::{self, admin::Admin}};
+use crate::{
+    address::Address,
+    core::policy::Policy,
+    engine::Engine,
+    store::Store,
+    supervisor::{self, admin::Admin},
+};
 use listen::Listener;
 
 /// How long connections may take to close once their streams have been told to.
@@ -110,7 +116,11 @@ impl Server {
             .iter()
             .map(Listener::address)
             .collect::<Result<Vec<_>, _>>()?;
-        let engine = Engine::start(options.policy, store, options.admins.into_iter().map(Admin).collect())?;
+        let engine = Engine::start(
+            options.policy,
+            store,
+            options.admins.into_iter().map(Admin).collect(),
+        )?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();

@@ -148,7 +148,9 @@ impl Admin {
             serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/stats", error))?;
         let by_prefix = stats.stats.into_iter().filter_map(|stat| {
             let name = stat.name?;
-            let prefix = name.strip_prefix("http.")?.strip_suffix(".downstream_rq_active")?;
+            let prefix = name
+                .strip_prefix("http.")?
+                .strip_suffix(".downstream_rq_active")?;
             (prefix != "admin").then(|| (prefix.to_owned(), stat.value.unwrap_or(0)))
         });
         Ok(by_prefix.collect())
@@ -162,7 +164,11 @@ impl Admin {
         let body = self.call(Method::GET, "/server_info").await?;
         let info: ServerInfo =
             serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/server_info", error))?;
-        let seconds = info.uptime_current_epoch.trim_end_matches('s').parse().unwrap_or(0);
+        let seconds = info
+            .uptime_current_epoch
+            .trim_end_matches('s')
+            .parse()
+            .unwrap_or(0);
         Ok((info.node.id, Duration::from_secs(seconds)))
     }
 
@@ -219,5 +225,113 @@ impl Host {
             names.push(format!("unix:{}", pipe.path));
         }
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    use super::*;
+
+    /// Answers one request on a socket in a directory of its own, and gives its first line.
+    async fn answering(answer: &'static str) -> (tempfile::TempDir, Admin, tokio::task::JoinHandle<String>) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("admin.sock");
+        let listener = UnixListener::bind(&path).expect("bound");
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+            String::from_utf8_lossy(&request)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        });
+        (directory, Admin(Address::Unix(path)), served)
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_are_summed_without_those_to_the_admin() {
+        let answer = "HTTP/1.1 200 OK\r\n\r\n{\"stats\":[{\"name\":\"http.admin.downstream_rq_active\",\"value\":1},\
+                      {\"name\":\"http.ingress.downstream_rq_active\",\"value\":2},\
+                      {\"name\":\"http.internal.downstream_rq_active\",\"value\":3},{\"histograms\":{}}]}";
+        let (_directory, admin, served) = answering(answer).await;
+        assert_eq!(admin.requests_in_flight().await.expect("answered"), 5);
+        assert!(
+            served
+                .await
+                .expect("served")
+                .starts_with("GET /stats?format=json&type=Gauges&filter=")
+        );
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_known_by_address_and_by_name() {
+        let answer = r#"{"cluster_statuses":[{"name":"a","host_statuses":[
+            {"address":{"socket_address":{"address":"127.0.0.1","port_value":80}},"hostname":"localhost",
+             "stats":[{"name":"rq_active","type":"GAUGE","value":"7"},{"name":"cx_active","type":"GAUGE"}]},
+            {"address":{"pipe":{"path":"/run/b.sock"}},"stats":[{"name":"rq_active","type":"GAUGE"}]}]},
+            {"name":"b","host_statuses":[
+            {"address":{"socket_address":{"address":"127.0.0.1","port_value":80}},
+             "stats":[{"name":"rq_active","value":"1"}]}]},{"name":"empty"}]}"#;
+        let (_directory, admin, _served) = answering(Box::leak(
+            format!("HTTP/1.1 200 OK\r\n\r\n{answer}").into_boxed_str(),
+        ))
+        .await;
+        let counts = admin.in_flight_by_endpoint().await.expect("answered");
+        assert_eq!(
+            counts.get("127.0.0.1:80"),
+            Some(&8),
+            "over all clusters: {counts:?}"
+        );
+        assert_eq!(counts.get("localhost:80"), Some(&7));
+        assert_eq!(counts.get("unix:/run/b.sock"), Some(&0), "0 is left out by Envoy");
+    }
+
+    #[tokio::test]
+    async fn commands_are_posted_and_a_refusal_is_an_error() {
+        let (_directory, admin, served) = answering("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nOK\n").await;
+        admin.stop_accepting().await.expect("answered");
+        assert_eq!(served.await.expect("served"), "POST /drain_listeners HTTP/1.1");
+        let (_directory, admin, served) = answering("HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n").await;
+        let error = admin.fail_health().await.expect_err("refused").to_string();
+        assert_eq!(error, "admin: /healthcheck/fail answered 405 Method Not Allowed");
+        assert_eq!(served.await.expect("served"), "POST /healthcheck/fail HTTP/1.1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("admin.sock");
+        let _listener = UnixListener::bind(&path).expect("bound");
+        let error = Admin(Address::Unix(path))
+            .restore_health()
+            .await
+            .expect_err("no answer");
+        assert!(error.to_string().ends_with("did not answer within 1s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_nobody_are_errors() {
+        let (_directory, admin, _served) = answering("HTTP/1.1 200 OK\r\n\r\nhello").await;
+        let error = admin.requests_in_flight().await.expect_err("no JSON").to_string();
+        assert!(
+            error.starts_with("admin: /stats answered what is not understood"),
+            "{error}"
+        );
+        let (_directory, admin, _served) = answering("SSH-2.0-hello\r\n\r\n").await;
+        assert!(admin.requests_in_flight().await.is_err());
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let admin = Admin(Address::Unix(directory.path().join("nobody")));
+        let error = admin.requests_in_flight().await.expect_err("nobody").to_string();
+        assert!(error.contains("cannot connect to unix:"), "{error}");
     }
 }

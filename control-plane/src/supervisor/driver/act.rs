@@ -1,13 +1,6 @@
-//! The task that drives the machine: it reads the clock, feeds in what happens, and carries out what follows.
+//! Carrying out what the machine wants of a process: starting, probing, draining, signalling.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    io,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{future::Future, path::Path, sync::Arc, time::Instant};
 
 use nix::sys::signal::Signal;
 use tokio::{
@@ -15,51 +8,27 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{
-    admin::Admin,
-    attach::Attached,
-    drains::{DrainRequest, Drains},
-    evidence::{self, Proxy},
-    handle::{Handle, Request, Status, Told, report},
-    machine::{Effect, Event, ExitStatus, Machine, ProcessEffect, ProcessEvent, Record, What},
-    output::{Output, OutputFormat, Stream},
-    plan::{Plan, ProcessId},
-    probe,
-    process::{Child, Children, Life},
-    signals::{Received, Signals},
-    tell::Severity,
-};
+use super::Supervisor;
 use crate::{
     address::Address,
-    config::{Check, Command, Config, Origin, Process},
+    config::{Check, Command, Origin, Process},
+    supervisor::{
+        admin::Admin,
+        attach::Attached,
+        drains::{DrainRequest, Drains},
+        evidence::{self, Proxy},
+        handle::Request,
+        machine::{Event, ExitStatus, ProcessEffect, ProcessEvent},
+        output::Stream,
+        plan::ProcessId,
+        probe,
+        process::{Child, Children, Life},
+    },
 };
-
-/// Requests and events that may wait for the task; beyond it the senders wait.
-const QUEUE: usize = 1024;
-
-/// How long what outlived its process is killed, and how long the last output may take, at the very end.
-const CLEAN_UP: Duration = Duration::from_millis(400);
-
-/// A supervisor that has not started anything yet. Signals are armed already: none is lost, and none ends this process.
-#[derive(Debug)]
-pub struct Supervisor {
-    processes: Vec<Supervised>,
-    machine: Machine,
-    children: Children,
-    output: Output,
-    signals: Signals,
-    inbox: mpsc::Receiver<Request>,
-    /// Also keeps the inbox open.
-    requests: mpsc::Sender<Request>,
-    /// Answers that are there at once, before anything else that happens.
-    answers: VecDeque<Event>,
-    status: watch::Sender<Status>,
-    shutdown_began: Option<Instant>,
-}
 
 /// A process and what is being done for it.
 #[derive(Debug)]
-struct Supervised {
+pub(super) struct Supervised {
     config: Arc<Process>,
     body: Body,
     chore: Option<JoinHandle<()>>,
@@ -73,121 +42,7 @@ enum Body {
 }
 
 impl Supervisor {
-    /// A supervisor for the processes of a configuration. One per process of the operating system: it reaps all
-    /// children.
-    ///
-    /// # Errors
-    /// The system refuses signals, threads or the role of the reaper.
-    pub fn new(config: &Config, format: OutputFormat) -> io::Result<Self> {
-        let signals = Signals::arm()?;
-        let (requests, inbox) = mpsc::channel(QUEUE);
-        let machine = Machine::new(Plan::new(config), Instant::now());
-        let status = Status {
-            unready: machine.unready(),
-            ..Status::default()
-        };
-        let supervised = |process: &Process| Supervised {
-            config: Arc::new(process.clone()),
-            body: Body::None,
-            chore: None,
-        };
-        Ok(Self {
-            processes: config.processes.iter().map(supervised).collect(),
-            machine,
-            children: Children::new()?,
-            output: Output::new(format)?,
-            signals,
-            inbox,
-            requests,
-            answers: VecDeque::from([Event::Start]),
-            status: watch::Sender::new(status),
-            shutdown_began: None,
-        })
-    }
-
-    /// A handle to it.
-    #[must_use]
-    pub fn handle(&self) -> Handle {
-        Handle {
-            requests: self.requests.clone(),
-            status: self.status.subscribe(),
-        }
-    }
-
-    /// Starts the processes, keeps them, and stops them in order. Returns the exit code.
-    pub async fn run(mut self, drains: Drains) -> i32 {
-        // What the shutdown of a dead run holds must not hold the next processes.
-        drains.release().await;
-        let code = loop {
-            let event = match self.answers.pop_front() {
-                Some(event) => event,
-                None => self.next().await,
-            };
-            let effects = self.machine.handle(event, Instant::now());
-            let mut finished = None;
-            for effect in effects {
-                if let Effect::Finish { code } = effect {
-                    finished = Some(code);
-                } else {
-                    self.carry_out(effect, &drains);
-                }
-            }
-            self.publish(finished);
-            if let Some(code) = finished {
-                break code;
-            }
-        };
-        for line in report(&self.status.borrow().shutdown) {
-            tracing::info!("{line}");
-        }
-        self.children.sweep(CLEAN_UP).await;
-        drains.release().await;
-        self.output.flush(CLEAN_UP).await;
-        code
-    }
-
-    async fn next(&mut self) -> Event {
-        loop {
-            let deadline = self.machine.next_deadline();
-            let sleep = async {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                received = self.signals.next() => match received {
-                    Received::Stop(signal) => return Event::Signal(signal),
-                    Received::Forward(signal) => self.forward(signal),
-                },
-                Some(request) = self.inbox.recv() => match request {
-                    Request::Event(event) => {
-                        // Whatever was being done for a process that has ended is of no use any more.
-                        if let Event::Process(id, _, ProcessEvent::Exited { .. } | ProcessEvent::GroupGone) = &event
-                            && let Some(process) = self.processes.get_mut(id.index())
-                        {
-                            process.drop_chore();
-                        }
-                        return event;
-                    }
-                    // Who asked and went away needs no answer.
-                    Request::View(reply) => drop(reply.send(self.machine.view(Instant::now()))),
-                },
-                () = sleep => return Event::Tick,
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect, drains: &Drains) {
-        match effect {
-            // The status that is published after it says so.
-            Effect::Announce | Effect::Finish { .. } => {}
-            Effect::Record(record) => self.tell(&record),
-            Effect::Process(id, run, effect) => self.act(id, run, effect, drains),
-        }
-    }
-
-    fn act(&mut self, id: ProcessId, run: u32, effect: ProcessEffect, drains: &Drains) {
+    pub(super) fn act(&mut self, id: ProcessId, run: u32, effect: ProcessEffect, drains: &Drains) {
         let Some(process) = self.processes.get_mut(id.index()) else {
             return;
         };
@@ -345,7 +200,7 @@ impl Supervisor {
             .collect()
     }
 
-    fn forward(&self, signal: Signal) {
+    pub(super) fn forward(&self, signal: Signal) {
         tracing::info!(%signal, "forwarding to every process");
         for (process, view) in self.processes.iter().zip(self.machine.view(Instant::now())) {
             if view.pid.is_some() {
@@ -353,42 +208,18 @@ impl Supervisor {
             }
         }
     }
-
-    fn tell(&mut self, record: &Record) {
-        let process = record.process.map(|id| self.machine.plan().name(id).to_owned());
-        let text = record.text(self.machine.plan());
-        match (record.severity(), &process) {
-            (Severity::Info, Some(process)) => tracing::info!(process, "{text}"),
-            (Severity::Info, None) => tracing::info!("{text}"),
-            (Severity::Warning, Some(process)) => tracing::warn!(process, "{text}"),
-            (Severity::Warning, None) => tracing::warn!("{text}"),
-        }
-        if matches!(record.what, What::ShutdownBegan(_)) {
-            self.shutdown_began = Some(Instant::now());
-        }
-        if let Some(began) = self.shutdown_began {
-            let told = Arc::new(Told {
-                at: SystemTime::now(),
-                since: began.elapsed(),
-                process,
-                text,
-                severity: record.severity(),
-            });
-            self.status.send_modify(|status| status.shutdown.push(told));
-        }
-    }
-
-    fn publish(&self, code: Option<i32>) {
-        self.status.send_modify(|status| {
-            status.generation += 1;
-            status.unready = self.machine.unready();
-            status.code = code;
-        });
-    }
 }
 
 impl Supervised {
-    fn drop_chore(&mut self) {
+    pub(super) fn new(config: &Process) -> Self {
+        Self {
+            config: Arc::new(config.clone()),
+            body: Body::None,
+            chore: None,
+        }
+    }
+
+    pub(super) fn drop_chore(&mut self) {
         if let Some(chore) = self.chore.take() {
             chore.abort();
         }
