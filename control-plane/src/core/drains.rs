@@ -211,6 +211,13 @@ impl Core {
         Some(out)
     }
 
+    /// Keeps something that the caller of a drain should know.
+    pub fn warn(&mut self, id: &str, text: String) {
+        if let Some(drain) = self.drains.values_mut().find(|drain| drain.id == id) {
+            drain.warn(text);
+        }
+    }
+
     pub(super) fn find(&self, id: &str) -> Option<&Drain> {
         self.drains.values().find(|drain| drain.id == id)
     }

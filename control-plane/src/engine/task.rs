@@ -347,20 +347,24 @@ impl Task {
         }
     }
 
-    /// A drain that cannot be kept is still carried out: it is lost only if the control plane dies before its end.
-    fn store(&self, record: &Record) {
-        if let Some(drain) = &record.drain {
-            tracing::info!(
-                drain = drain.id,
-                phase = drain.phase().as_str_name(),
-                in_flight = drain.in_flight,
-                "drain"
-            );
-        }
+    /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.
+    fn store(&mut self, record: &Record) {
+        let Some(drain) = &record.drain else { return };
+        tracing::info!(
+            drain = drain.id,
+            phase = drain.phase().as_str_name(),
+            in_flight = drain.in_flight,
+            "drain"
+        );
         if let Err(error) = self.store.put(record) {
             tracing::error!(
+                drain = drain.id,
                 error = format!("{error:#}"),
-                "cannot keep a drain; it goes on, but would not survive a restart"
+                "cannot keep a drain; it goes on"
+            );
+            self.core.warn(
+                &drain.id,
+                format!("it would not survive a restart of the control plane: {error:#}"),
             );
         }
     }
