@@ -58,8 +58,17 @@ fn the_proto_comments_have_them() {
     let proto = read("proto/ebb/v1/drain.proto");
     let policy = proto.split("message Policy {").nth(1).unwrap();
     for (key, default) in keys() {
-        let comment = policy.split(&format!(" {key} = ")).next().unwrap();
-        let comment = comment.rsplit(';').next().unwrap().replace("\n  //", "");
+        let lines: Vec<&str> = policy.lines().map(str::trim).collect();
+        let field = lines
+            .iter()
+            .position(|line| line.contains(&format!(" {key} = ")))
+            .unwrap();
+        let comment: Vec<&str> = lines[..field]
+            .iter()
+            .rev()
+            .map_while(|line| line.strip_prefix("//"))
+            .collect();
+        let comment: String = comment.into_iter().rev().collect();
         let told = comment
             .split("Default ")
             .nth(1)
