@@ -24,6 +24,7 @@ pub fn drain_of(listeners: &[&str]) -> StartDrainRequest {
     let scope = Scope {
         nodes: Vec::new(),
         listeners,
+        ..Scope::default()
     };
     StartDrainRequest {
         scope: Some(scope),

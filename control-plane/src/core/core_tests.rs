@@ -508,3 +508,8 @@ fn an_announced_drain_shows_counts_and_closes_nothing() {
     world.wait(1);
     assert_eq!(world.directives(1), ["ingress"]);
 }
+
+#[path = "blockers_tests.rs"]
+mod blockers;
+#[path = "report_tests.rs"]
+mod report;

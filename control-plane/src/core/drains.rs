@@ -8,6 +8,7 @@ use super::{
     fleet::Epoch,
     machine::{self, Hold, Machine},
     policy::{PolicyError, PolicyOverrides},
+    report::Recorder,
     tally::{Scope, Tally},
 };
 
@@ -125,6 +126,7 @@ impl Core {
                 started: now.instant,
                 machine,
                 tally,
+                recorder: Recorder::default(),
                 last: None,
                 renew_at: None,
             },
@@ -229,6 +231,7 @@ impl Core {
     }
 
     fn carry_out(&mut self, sequence: u64, effects: Vec<machine::Effect>, now: Now, out: &mut Vec<Effect>) {
+        self.note(sequence, &effects, now, out);
         for effect in effects {
             match effect {
                 machine::Effect::Publish => self.publish(sequence, now, out),
@@ -277,7 +280,7 @@ impl Core {
     }
 
     /// Has a drain written down, and freezes how it looked when it ended.
-    fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
         let Some(drain) = self.drains.get(&sequence) else {
             return;
         };

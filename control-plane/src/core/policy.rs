@@ -161,6 +161,7 @@ impl Policy {
                 OnTimeout::Abort => v1::OnTimeout::Abort,
             }
             .into(),
+            ..Default::default()
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     fleet::{Epoch, Reporter},
     machine::Observation,
     record::MemberRecord,
+    report::Ended,
 };
 
 /// Nodes x listeners; an empty list means all of them.
@@ -56,6 +57,17 @@ struct Count {
     marked_base: u64,
 }
 
+impl Count {
+    /// Requests that ended during the drain, and responses that were told to close.
+    fn ended(&self) -> (u64, u64) {
+        let begun = self.started.saturating_sub(self.base);
+        (
+            begun.saturating_sub(self.in_flight),
+            self.marked.saturating_sub(self.marked_base),
+        )
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Member {
     node: Arc<str>,
@@ -91,6 +103,7 @@ pub struct Tally {
     told: u64,
     /// A member has confirmed once it has answered this ask.
     confirm: u64,
+    ended: Ended,
 }
 
 impl Tally {
@@ -139,7 +152,9 @@ impl Tally {
                     ..Count::default()
                 };
                 let count = member.listeners.entry(said.name.clone()).or_insert(first);
+                let before = count.ended();
                 (count.in_flight, count.started, count.marked) = (said.in_flight, said.started, said.marked);
+                self.ended.add(&member.node, &said.name, before, count.ended());
             }
             // A listener that the VM no longer names is gone, and was at zero before that.
             for (name, count) in &mut member.listeners {
@@ -194,6 +209,11 @@ impl Tally {
     /// The sums.
     pub fn observation(&self) -> Observation {
         self.sums
+    }
+
+    /// What ended since this was last asked.
+    pub fn take_ended(&mut self) -> Ended {
+        std::mem::take(&mut self.ended)
     }
 
     /// The members.

@@ -61,6 +61,7 @@ impl Core {
             scope: Some(v1::Scope {
                 nodes: drain.scope.nodes.clone(),
                 listeners: drain.scope.listeners.clone(),
+                ..Default::default()
             }),
             policy: Some(drain.machine.policy().to_proto()),
             phase: drain.machine.phase().into(),
@@ -70,6 +71,7 @@ impl Core {
             unknown_reporters: unknown_reporters.collect(),
             listeners: drain.tally.listeners(),
             holding,
+            ..Default::default()
         }
     }
 

@@ -109,10 +109,12 @@ impl TryFrom<Args> for Start {
             ramp: duration("--ramp", args.ramp)?,
             lease: duration("--lease", args.lease)?,
             on_timeout: on_timeout.into(),
+            ..Policy::default()
         };
         let scope = Scope {
             nodes: common::names("--node", args.node)?,
             listeners: common::names("--listener", args.listener)?,
+            ..Scope::default()
         };
         let request_id = args.request_id.unwrap_or_default();
         Ok(Self {
