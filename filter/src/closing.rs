@@ -1,6 +1,8 @@
 //! Which responses have to close their connection: pure decisions over what the control plane last said.
 
 use std::cell::Cell;
+use std::fmt;
+use std::mem::take;
 use std::time::Duration;
 
 use ebb_proto::v1::Directive;
@@ -15,19 +17,64 @@ pub struct Directives(Vec<Active>);
 /// One directive as it was received.
 #[derive(Debug)]
 struct Active {
-    /// Empty = every listener.
-    listener: String,
+    scope: Scope,
     ramp: Duration,
     /// How much of the ramp had passed at `received`.
     elapsed: Duration,
     received: Duration,
     lease_end: Duration,
     awaited: bool,
+    /// Whether it closes anything: Envoy may do so by itself.
+    marks: bool,
+}
+
+/// What a directive is about.
+#[derive(Debug)]
+enum Scope {
+    EveryListener,
+    Listener(String),
+    /// An upstream endpoint: it closes nothing, its count is awaited.
+    Upstream(String),
+}
+
+impl Scope {
+    fn of(directive: &mut Directive) -> Self {
+        let (listener, upstream) = (take(&mut directive.listener), take(&mut directive.upstream));
+        match (listener.is_empty(), upstream.is_empty()) {
+            (_, false) => Self::Upstream(upstream),
+            (true, true) => Self::EveryListener,
+            (false, true) => Self::Listener(listener),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EveryListener => f.write_str("every listener"),
+            Self::Listener(name) => f.write_str(name),
+            Self::Upstream(address) => write!(f, "the upstream {address}"),
+        }
+    }
 }
 
 impl Active {
     fn covers(&self, listener: &str, now: Duration) -> bool {
-        (self.listener.is_empty() || self.listener == listener) && now < self.lease_end
+        let in_scope = match &self.scope {
+            Scope::EveryListener => true,
+            Scope::Listener(name) => name == listener,
+            Scope::Upstream(_) => false,
+        };
+        in_scope && now < self.lease_end
+    }
+
+    /// Attempts whose endpoint is not known may be any.
+    fn concerns(&self, address: &str, now: Duration) -> bool {
+        let in_scope = match &self.scope {
+            Scope::EveryListener | Scope::Listener(_) => false,
+            Scope::Upstream(upstream) => address.is_empty() || address == upstream,
+        };
+        in_scope && now < self.lease_end
     }
 
     /// The share of responses that close now, from 0 to 1.
@@ -45,22 +92,23 @@ impl Directives {
     /// Replaces all directives by what a command says.
     pub fn replace(&mut self, directives: Vec<Directive>, now: Duration) {
         self.0.clear();
-        self.0.extend(directives.into_iter().map(|directive| Active {
-            listener: directive.listener,
+        self.0.extend(directives.into_iter().map(|mut directive| Active {
+            scope: Scope::of(&mut directive),
             ramp: wire_duration(directive.ramp),
             elapsed: wire_duration(directive.elapsed),
             received: now,
             lease_end: now.saturating_add(wire_duration(directive.lease)),
             awaited: directive.awaited,
+            marks: !directive.counts_only,
         }));
     }
 
-    /// Whether nothing is to be closed at all; the only question on the hot path.
+    /// Whether there is none; the only question on the hot path.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether somebody waits for the counts of any listener.
+    /// Whether somebody waits for any counts.
     pub fn any_awaited(&self) -> bool {
         self.0.iter().any(|active| active.awaited)
     }
@@ -72,15 +120,22 @@ impl Directives {
             .any(|active| active.awaited && active.covers(listener, now))
     }
 
+    /// Whether somebody waits for the count of this endpoint. The empty address may be any endpoint.
+    pub fn awaits_upstream(&self, address: &str, now: Duration) -> bool {
+        self.0
+            .iter()
+            .any(|active| active.awaited && active.concerns(address, now))
+    }
+
     /// When the next lease ends.
     pub fn next_lease_end(&self) -> Option<Duration> {
         self.0.iter().map(|active| active.lease_end).min()
     }
 
-    /// Drops directives whose lease has ended, and names their listeners (empty = every listener).
+    /// Drops directives whose lease has ended, and says in words what each was about.
     pub fn expire(&mut self, now: Duration) -> Vec<String> {
         let ended = self.0.extract_if(.., |active| active.lease_end <= now);
-        ended.map(|active| active.listener).collect()
+        ended.map(|active| active.scope.to_string()).collect()
     }
 
     /// Whether the response at hand has to close its connection.
@@ -89,7 +144,8 @@ impl Directives {
     /// earlier decisions left over, and a response closes whenever a whole one has come together. Of several
     /// directives for a listener the one with the largest share counts.
     pub fn decide(&self, listener: &str, carry: &Cell<f64>, now: Duration) -> bool {
-        let covering = self.0.iter().filter(|active| active.covers(listener, now));
+        let marking = self.0.iter().filter(|active| active.marks);
+        let covering = marking.filter(|active| active.covers(listener, now));
         let share = covering.map(|active| active.share(now)).fold(0.0, f64::max);
         let sum = carry.get() + share;
         let close = sum >= 1.0;
@@ -127,7 +183,7 @@ mod tests {
             ramp: wire(ramp as i64),
             elapsed: wire(elapsed as i64),
             lease: wire(lease as i64),
-            awaited: false,
+            ..Directive::default()
         }
     }
 
@@ -217,6 +273,53 @@ mod tests {
         assert!(directives.awaits("a", secs(104)));
         assert!(!directives.awaits("b", secs(104)));
         assert!(!directives.awaits("a", secs(105)));
+    }
+
+    #[test]
+    fn an_upstream_is_awaited_and_closes_nothing() {
+        let towards = |upstream: &str, listener: &str| Directive {
+            awaited: true,
+            upstream: upstream.to_owned(),
+            ..directive(listener, 0, 0, 5)
+        };
+        let mut directives = directives(vec![towards("a:1", ""), towards("b:1", "b")]);
+        assert!(!directives.is_empty() && directives.any_awaited());
+        for listener in ["a", "b"] {
+            assert_eq!(closed_of(&directives, listener, 100, secs(100)), 0);
+            assert!(!directives.awaits(listener, secs(100)));
+        }
+        assert!(directives.awaits_upstream("a:1", secs(104)));
+        assert!(!directives.awaits_upstream("c:1", secs(104)));
+        assert!(directives.awaits_upstream("", secs(104)), "it may be any");
+        assert!(!directives.awaits_upstream("a:1", secs(105)));
+        assert_eq!(
+            directives.expire(secs(105)),
+            ["the upstream a:1", "the upstream b:1"]
+        );
+    }
+
+    #[test]
+    fn where_envoy_closes_by_itself_counts_are_awaited_all_the_same() {
+        let only = Directive {
+            awaited: true,
+            counts_only: true,
+            ..directive("a", 0, 0, 5)
+        };
+        let alone = directives(vec![only.clone()]);
+        assert!(alone.awaits("a", secs(100)) && !alone.is_empty());
+        assert_eq!(closed_of(&alone, "a", 100, secs(100)), 0);
+        let both = directives(vec![only, directive("a", 10, 5, 60)]);
+        assert_eq!(closed_of(&both, "a", 100, secs(100)), 50, "another drain closes");
+    }
+
+    #[test]
+    fn a_listener_is_no_upstream() {
+        let awaited = Directive {
+            awaited: true,
+            ..directive("", 0, 0, 5)
+        };
+        let directives = directives(vec![awaited]);
+        assert!(!directives.awaits_upstream("a:1", secs(100)) && !directives.awaits_upstream("", secs(100)));
     }
 
     #[test]

@@ -21,7 +21,11 @@ const LONGEST: Duration = Duration::from_secs(3600);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    listener: String,
+    #[serde(default)]
+    role: RawRole,
+    listener: Option<String>,
+    upstreams: Option<bool>,
+    detect_grpc: Option<bool>,
     control_plane_cluster: String,
     report_interval: Option<String>,
     drain_report_interval: Option<String>,
@@ -29,13 +33,45 @@ struct Raw {
     reconnect_max: Option<String>,
 }
 
-/// The configuration of one listener, validated.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawRole {
+    #[default]
+    Listener,
+    Upstream,
+}
+
+/// The configuration of one plugin, validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Name of the listener, as drains name it; never empty.
-    pub listener: String,
+    /// What it stands in, and what it does there.
+    pub role: Role,
     /// How the VM reaches the control plane.
     pub link: LinkConfig,
+}
+
+/// Where a plugin stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `"role": "listener"`, the default: in the HTTP filters of a listener. It counts requests and marks responses.
+    Listener(ListenerConfig),
+    /// `"role": "upstream"`: in the HTTP filters of a cluster. It counts attempts by upstream endpoint, exactly and
+    /// from their first byte on.
+    Upstream,
+}
+
+/// What a plugin does in a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Name of the listener, as drains name it; never empty.
+    pub name: String,
+    /// Whether attempts are counted by upstream endpoint, which is known from response headers on. At the cost of a
+    /// hostcall per response. Has no effect while there are plugins in clusters: they know better. Default: no.
+    pub upstreams: bool,
+    /// Whether gRPC is told from other requests also while nothing drains, at the cost of a hostcall per request with
+    /// a body: headers can be read only when they arrive. Without, a gRPC stream that began before the drain is listed
+    /// under its HTTP version. Default: no.
+    pub detect_grpc: bool,
 }
 
 /// How a VM reaches the control plane. All listeners of a VM share one stream, so theirs should be equal.
@@ -74,9 +110,7 @@ impl Config {
     /// JSON that does not parse, an unknown or missing key, or a value that cannot work.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
         let raw: Raw = serde_json::from_slice(json).map_err(refused)?;
-        if raw.listener.trim().is_empty() {
-            return refuse("listener", "is empty: give it the name that drains shall use");
-        }
+        let role = role(raw.role, raw.listener, raw.upstreams, raw.detect_grpc)?;
         if raw.control_plane_cluster.trim().is_empty() {
             return refuse(
                 "control_plane_cluster",
@@ -108,10 +142,49 @@ impl Config {
                 "is longer than reconnect_max: make it the shorter one",
             );
         }
-        Ok(Self {
-            listener: raw.listener,
-            link,
-        })
+        Ok(Self { role, link })
+    }
+
+    /// What it stands in, for a log line.
+    pub fn place(&self) -> String {
+        match &self.role {
+            Role::Listener(listener) => format!("listener `{}`", listener.name),
+            Role::Upstream => "upstream filter".to_owned(),
+        }
+    }
+}
+
+fn role(
+    role: RawRole,
+    listener: Option<String>,
+    upstreams: Option<bool>,
+    detect_grpc: Option<bool>,
+) -> Result<Role, ConfigError> {
+    match role {
+        RawRole::Listener => {
+            let Some(name) = listener else {
+                return refuse("listener", "is missing: give it the name that drains shall use");
+            };
+            if name.trim().is_empty() {
+                return refuse("listener", "is empty: give it the name that drains shall use");
+            }
+            Ok(Role::Listener(ListenerConfig {
+                name,
+                upstreams: upstreams.unwrap_or(false),
+                detect_grpc: detect_grpc.unwrap_or(false),
+            }))
+        }
+        RawRole::Upstream => {
+            let of_listeners = [
+                ("listener", listener.is_some()),
+                ("upstreams", upstreams.is_some()),
+                ("detect_grpc", detect_grpc.is_some()),
+            ];
+            match of_listeners.into_iter().find(|(_, given)| *given) {
+                Some((key, _)) => refuse(key, "has no meaning in the role `upstream`: leave it out"),
+                None => Ok(Role::Upstream),
+            }
+        }
     }
 }
 
@@ -153,7 +226,12 @@ mod tests {
     #[test]
     fn defaults() {
         let config = Config::parse(br#"{"listener":"ingress","control_plane_cluster":"cp"}"#).unwrap();
-        assert_eq!(config.listener, "ingress");
+        let listener = ListenerConfig {
+            name: "ingress".to_owned(),
+            upstreams: false,
+            detect_grpc: false,
+        };
+        assert_eq!(config.role, Role::Listener(listener));
         assert_eq!(config.link.cluster, "cp");
         assert_eq!(config.link.grpc_service, grpc_service::serialize("cp").unwrap());
         assert_eq!(config.link.report_interval, Duration::from_secs(5));
@@ -174,6 +252,31 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_in_a_cluster_has_no_listener() {
+        let config = Config::parse(br#"{"role":"upstream","control_plane_cluster":"cp"}"#).unwrap();
+        assert_eq!(config.role, Role::Upstream);
+        for (key, value) in [
+            ("listener", "\"a\""),
+            ("upstreams", "true"),
+            ("detect_grpc", "false"),
+        ] {
+            let json = format!(r#"{{"role":"upstream","control_plane_cluster":"cp","{key}":{value}}}"#);
+            assert!(error(&json).contains(&format!("{key} has no meaning")), "{key}");
+        }
+        assert!(error(r#"{"role":"both","control_plane_cluster":"cp"}"#).contains("both"));
+    }
+
+    #[test]
+    fn what_costs_per_request_can_be_switched_on() {
+        let json = br#"{"role":"listener","listener":"l","control_plane_cluster":"c","upstreams":true,
+            "detect_grpc":true}"#;
+        let Role::Listener(listener) = Config::parse(json).unwrap().role else {
+            panic!("no listener")
+        };
+        assert!(listener.upstreams && listener.detect_grpc);
+    }
+
+    #[test]
     fn errors_name_the_key() {
         let with = |extra: &str| {
             error(&format!(
@@ -185,7 +288,8 @@ mod tests {
         assert!(!error("{}").contains("google.protobuf.StringValue"));
         assert!(error("[]").contains("refused"));
         assert!(error(r#"{"listener":"l"}"#).contains("control_plane_cluster"));
-        assert!(error(r#"{"control_plane_cluster":"c"}"#).contains("listener"));
+        assert!(error(r#"{"control_plane_cluster":"c"}"#).contains("listener is missing"));
+        assert!(with(r#""upstreams":1"#).contains("bool"));
         assert!(error(r#"{"listener":" ","control_plane_cluster":"c"}"#).contains("listener is empty"));
         assert!(
             error(r#"{"listener":"l","control_plane_cluster":""}"#)

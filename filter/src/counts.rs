@@ -3,10 +3,31 @@
 //! A request is in flight from its headers until Envoy destroys it, whichever way it ends. So it holds an
 //! [`InFlight`], and dropping that is the only way to count down: nothing can leak.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ebb_proto::v1::ListenerCounts;
+
+use crate::upstreams::Upstreams;
+
+/// Everything that a VM counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Requests, by listener.
+    pub listeners: Listeners,
+    /// Attempts, by upstream endpoint.
+    pub upstreams: Rc<Upstreams>,
+}
+
+/// What was seen of a request in flight when its headers arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing was looked at.
+    Unknown,
+    /// gRPC.
+    Grpc,
+}
 
 /// The counters of one listener in one VM.
 #[derive(Debug, Default)]
@@ -18,6 +39,8 @@ pub struct Listener {
     started: Cell<u64>,
     marked: Cell<u64>,
     carry: Cell<f64>,
+    /// The requests in flight, by the id of their HTTP context. Ids grow, so the first are the oldest.
+    live: RefCell<BTreeMap<u32, Kind>>,
 }
 
 impl Listener {
@@ -31,11 +54,26 @@ impl Listener {
         self.in_flight.get()
     }
 
-    /// Counts a request from now until the guard is dropped.
-    pub fn begin(self: &Rc<Self>) -> InFlight {
+    /// Counts a request from now until the guard is dropped. `context` is the id of its HTTP context.
+    pub fn begin(self: &Rc<Self>, context: u32, kind: Kind) -> InFlight {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.started.set(self.started.get().saturating_add(1));
-        InFlight(Rc::clone(self))
+        // Nothing is called while it is borrowed, so it is free. The count does not depend on it.
+        if let Ok(mut live) = self.live.try_borrow_mut() {
+            live.insert(context, kind);
+        }
+        InFlight {
+            listener: Rc::clone(self),
+            context,
+        }
+    }
+
+    /// The `most` oldest requests in flight, the oldest first: the ids of their HTTP contexts, and what was seen.
+    pub fn oldest(&self, most: usize) -> Vec<(u32, Kind)> {
+        self.live.try_borrow().map_or_else(
+            |_| Vec::new(),
+            |live| live.iter().take(most).map(|(id, kind)| (*id, *kind)).collect(),
+        )
     }
 
     /// Counts a response that was marked for the closer.
@@ -56,18 +94,25 @@ impl Listener {
 
 /// A request in flight; dropped when Envoy destroys it.
 #[derive(Debug)]
-pub struct InFlight(Rc<Listener>);
+pub struct InFlight {
+    listener: Rc<Listener>,
+    context: u32,
+}
 
 impl InFlight {
     /// Where the request is in flight.
     pub fn listener(&self) -> &Rc<Listener> {
-        &self.0
+        &self.listener
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        let listener = &self.listener;
+        listener.in_flight.set(listener.in_flight.get().saturating_sub(1));
+        if let Ok(mut live) = listener.live.try_borrow_mut() {
+            live.remove(&self.context);
+        }
     }
 }
 
@@ -105,6 +150,11 @@ impl Listeners {
         self.0.len() != before
     }
 
+    /// All of them, in the order in which they were configured.
+    pub fn iter(&self) -> impl Iterator<Item = &Rc<Listener>> {
+        self.0.iter()
+    }
+
     /// The counters as they are reported.
     pub fn report(&self) -> Vec<ListenerCounts> {
         let counts = |listener: &Rc<Listener>| ListenerCounts {
@@ -133,8 +183,8 @@ mod tests {
     fn a_request_counts_until_it_is_dropped() {
         let mut listeners = Listeners::default();
         let listener = listeners.add("a");
-        let first = listener.begin();
-        let second = listener.begin();
+        let first = listener.begin(1, Kind::Unknown);
+        let second = listener.begin(2, Kind::Unknown);
         assert_eq!(in_flight(&listeners), [("a".to_owned(), 2, 2)]);
         drop(first);
         assert_eq!(in_flight(&listeners), [("a".to_owned(), 1, 2)]);
@@ -146,11 +196,11 @@ mod tests {
     fn a_replaced_listener_keeps_its_counters() {
         let mut listeners = Listeners::default();
         let old = listeners.add("a");
-        let request = old.begin();
+        let request = old.begin(1, Kind::Unknown);
         let new = listeners.add("a");
         listeners.remove(&old);
         assert!(!listeners.prune());
-        let _second = new.begin();
+        let _second = new.begin(2, Kind::Unknown);
         assert_eq!(in_flight(&listeners), [("a".to_owned(), 2, 2)]);
         drop(request);
         assert_eq!(in_flight(&listeners), [("a".to_owned(), 1, 2)]);
@@ -161,7 +211,7 @@ mod tests {
         let mut listeners = Listeners::default();
         let listener = listeners.add("a");
         let _other = listeners.add("b");
-        let request = listener.begin();
+        let request = listener.begin(1, Kind::Unknown);
         listeners.remove(&listener);
         assert!(!listeners.prune());
         assert_eq!(listeners.report().len(), 2);
@@ -177,5 +227,20 @@ mod tests {
         listener.count_mark();
         listener.count_mark();
         assert_eq!(listeners.report()[0].marked, 2);
+    }
+    #[test]
+    fn the_oldest_are_those_with_the_smallest_ids_that_are_still_there() {
+        let mut listeners = Listeners::default();
+        let listener = listeners.add("a");
+        assert!(listener.oldest(10).is_empty());
+        let _new = listener.begin(900, Kind::Unknown);
+        let _old = listener.begin(7, Kind::Grpc);
+        let ended = listener.begin(3, Kind::Unknown);
+        let _newest = listener.begin(4_000_000_000, Kind::Unknown);
+        assert_eq!(listener.oldest(2), [(3, Kind::Unknown), (7, Kind::Grpc)]);
+        drop(ended);
+        assert_eq!(listener.oldest(2), [(7, Kind::Grpc), (900, Kind::Unknown)]);
+        assert_eq!(listener.oldest(100).len(), 3);
+        assert!(listener.oldest(0).is_empty());
     }
 }

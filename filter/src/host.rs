@@ -7,16 +7,18 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ebb_proto::v1::Blocker;
 use prost::Message;
 use proxy_wasm::hostcalls::open_grpc_stream;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action as Filtering, ContextType};
 
 use crate::MARK;
+use crate::blockers::{self, Inspection, Properties};
 use crate::config::Config;
-use crate::counts::{InFlight, Listener};
 use crate::hostcalls::{self, Buffer, Headers};
 use crate::identity::Identity;
+use crate::request::{Crossings, Look, Plugin, Request};
 use crate::session::{Effect, Event, Level};
 use crate::vm::{Action, Vm};
 
@@ -24,9 +26,10 @@ const SERVICE: &str = "ebb.v1.FilterService";
 const METHOD: &str = "Attach";
 /// Where the VMs of one Envoy process agree on its random number.
 const PROCESS_KEY: &str = "ebb.process";
+const UPSTREAM_ADDRESS: &[u8] = b"upstream\0address";
 
 proxy_wasm::main! {{
-    proxy_wasm::set_root_context(|id| Box::new(Root { id, host: HOST.with(Rc::clone), listener: None }));
+    proxy_wasm::set_root_context(|id| Box::new(Root { id, host: HOST.with(Rc::clone), plugin: None }));
 }}
 
 thread_local! {
@@ -58,6 +61,13 @@ impl Host {
             if let Ok(mut vm) = self.vm.try_borrow_mut() {
                 todo.extend(vm.handle(event, hostcalls::now()));
             }
+        }
+    }
+
+    /// Reports what has crossed zero, if anybody waits for it.
+    fn crossed(&self, current: u32, crossings: &Crossings) {
+        if self.vm.try_borrow().is_ok_and(|vm| vm.concerns(crossings)) {
+            self.update(current, |vm, now| vm.crossed(crossings, now));
         }
     }
 
@@ -95,8 +105,16 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
         }
         Action::Stream {
             owner,
-            effect: Effect::Send { token, report },
+            effect:
+                Effect::Send {
+                    token,
+                    mut report,
+                    inspections,
+                },
         } => {
+            for inspection in inspections {
+                report.blockers.extend(inspect(current, inspection));
+            }
             let sent = hostcalls::within(current, owner, || {
                 hostcalls::grpc_send(token, &report.encode_to_vec())
             });
@@ -118,6 +136,18 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
     None
 }
 
+/// Looks at a request in flight; `None` if Envoy has destroyed it.
+fn inspect(current: u32, inspection: Inspection) -> Option<Blocker> {
+    let properties = hostcalls::within(current, inspection.context, || Properties {
+        time: hostcalls::property(b"request\0time"),
+        protocol: hostcalls::property(b"request\0protocol"),
+        code: hostcalls::property(b"response\0code"),
+        route: hostcalls::property(b"xds\0route_name"),
+        upstream: hostcalls::property(UPSTREAM_ADDRESS),
+    })?;
+    Some(blockers::describe(inspection, properties, hostcalls::wall()))
+}
+
 /// The random number of the Envoy process: the first VM draws it, the others read it.
 fn process_number() -> u64 {
     let read = || {
@@ -130,11 +160,11 @@ fn process_number() -> u64 {
     })
 }
 
-/// One plugin configuration in this VM: one listener.
+/// One plugin configuration in this VM: one listener or cluster.
 struct Root {
     id: u32,
     host: Rc<Host>,
-    listener: Option<Rc<Listener>>,
+    plugin: Option<Rc<Plugin>>,
 }
 
 impl Root {
@@ -147,8 +177,8 @@ impl Root {
         // Before the workers start: then they all find it.
         process_number();
         self.host.update(self.id, |vm, now| {
-            let (listener, actions) = vm.configure(self.id, config, identity, hostcalls::random(), now);
-            self.listener = Some(listener);
+            let (plugin, actions) = vm.configure(self.id, config, identity, hostcalls::random(), now);
+            self.plugin = Some(plugin);
             actions
         });
         Ok(())
@@ -191,13 +221,12 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        let (host, listener) = (Rc::clone(&self.host), self.listener.clone());
-        Some(Box::new(Request {
-            id,
-            host,
-            listener,
-            in_flight: None,
-        }))
+        let host = Rc::clone(&self.host);
+        let request = self
+            .plugin
+            .as_ref()
+            .map(|plugin| Request::new(id, Rc::clone(plugin)));
+        Some(Box::new(Stream { id, host, request }))
     }
 }
 
@@ -207,37 +236,52 @@ impl Drop for Root {
     }
 }
 
-/// One HTTP stream. Envoy makes it for everything that arrives, also for what never becomes a request.
-struct Request {
+/// What can be read in the callback of an HTTP context.
+struct Current;
+
+impl Look for Current {
+    fn upstream_address(&self) -> Option<String> {
+        String::from_utf8(hostcalls::property(UPSTREAM_ADDRESS)?).ok()
+    }
+
+    fn content_type(&self) -> Option<Vec<u8>> {
+        hostcalls::header(Headers::Request, "content-type")
+    }
+}
+
+/// One HTTP context.
+struct Stream {
     id: u32,
     host: Rc<Host>,
     /// `None` only if the root context was never configured.
-    listener: Option<Rc<Listener>>,
-    in_flight: Option<InFlight>,
+    request: Option<Request>,
 }
 
-impl Context for Request {}
+impl Context for Stream {}
 
-impl HttpContext for Request {
-    fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Filtering {
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Filtering {
         #[cfg(feature = "trap-trigger")]
         if hostcalls::header(Headers::Request, "x-ebb-test-trap").is_some_and(|value| value == b"1") {
             core::arch::wasm32::unreachable();
         }
-        if let (Some(listener), None) = (&self.listener, &self.in_flight) {
-            self.in_flight = Some(listener.begin());
-            if listener.in_flight() == 1 && !self.host.is_serving() {
-                self.host.update(self.id, |vm, now| vm.crossed(listener, now));
-            }
+        if let Some(request) = &mut self.request {
+            let crossings = request.begin(self.host.is_serving(), end_of_stream, &Current);
+            self.host.crossed(self.id, &crossings);
         }
         Filtering::Continue
     }
 
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Filtering {
+        let Some(request) = &mut self.request else {
+            return Filtering::Continue;
+        };
+        let crossings = request.answered(&Current);
         if self.host.is_serving() {
             return Filtering::Continue;
         }
-        let Some(listener) = &self.listener else {
+        self.host.crossed(self.id, &crossings);
+        let Some(listener) = request.listener() else {
             return Filtering::Continue;
         };
         if self
@@ -256,15 +300,11 @@ impl HttpContext for Request {
     }
 }
 
-impl Drop for Request {
+impl Drop for Stream {
     fn drop(&mut self) {
-        let Some(in_flight) = self.in_flight.take() else {
-            return;
-        };
-        let listener = Rc::clone(in_flight.listener());
-        drop(in_flight);
-        if listener.in_flight() == 0 && (listener.is_gone() || !self.host.is_serving()) {
-            self.host.update(self.id, |vm, now| vm.crossed(&listener, now));
+        if let Some(request) = &mut self.request {
+            let crossings = request.end();
+            self.host.crossed(self.id, &crossings);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::session::Level;
 
 const OK: u32 = 0;
+const REALTIME: u32 = 0;
 const MONOTONIC: u32 = 1;
 /// Envoy numbers versions from 1 up, so no entry has this one: only an absent entry can be set with it.
 const NO_VERSION: u32 = u32::MAX;
@@ -28,7 +29,6 @@ pub(crate) enum Buffer {
 #[repr(u32)]
 #[derive(Clone, Copy)]
 pub(crate) enum Headers {
-    #[cfg(feature = "trap-trigger")]
     Request = 0,
     Response = 2,
 }
@@ -87,9 +87,18 @@ unsafe extern "C" {
 
 /// Time since an arbitrary origin, monotonic.
 pub(crate) fn now() -> Duration {
+    time_of(MONOTONIC)
+}
+
+/// Time since the Unix epoch.
+pub(crate) fn wall() -> Duration {
+    time_of(REALTIME)
+}
+
+fn time_of(clock: u32) -> Duration {
     let mut nanoseconds = 0;
     // SAFETY: the host writes one u64 to a valid place.
-    unsafe { clock_time_get(MONOTONIC, 1, &raw mut nanoseconds) };
+    unsafe { clock_time_get(clock, 1, &raw mut nanoseconds) };
     Duration::from_nanos(nanoseconds)
 }
 

@@ -21,11 +21,13 @@ use std::time::Duration;
 use ebb_proto::v1::{FilterCommand, FilterReport};
 use prost::Message;
 
+use crate::blockers;
 use crate::closing::Directives;
 use crate::config::LinkConfig;
-use crate::counts::Listeners;
+use crate::counts::Counts;
 use crate::identity::Identity;
 use crate::pacing::{Backoff, Limiter};
+use crate::request::Crossings;
 
 pub use io::{Effect, Event, Level};
 
@@ -105,11 +107,11 @@ impl Session {
     }
 
     /// Takes what has happened and says what is to be done, in that order.
-    pub fn handle(&mut self, event: Event<'_>, now: Duration, listeners: &Listeners) -> Vec<Effect> {
+    pub fn handle(&mut self, event: Event<'_>, now: Duration, counts: &Counts) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Tick => self.tick(now, listeners, &mut effects),
-            Event::Opened { token, process } => self.opened(token, process, now, listeners, &mut effects),
+            Event::Tick => self.tick(now, counts, &mut effects),
+            Event::Opened { token, process } => self.opened(token, process, now, counts, &mut effects),
             Event::OpenFailed => {
                 let text = format!(
                     "Envoy knows no cluster `{}`: check control_plane_cluster",
@@ -118,7 +120,7 @@ impl Session {
                 self.fail(Level::Error, text, now, &mut effects);
             }
             Event::Received { token, message } if self.is_open(token) => {
-                self.received(token, message, now, listeners, &mut effects);
+                self.received(token, message, now, counts, &mut effects);
             }
             Event::SendFailed { token } if self.is_open(token) => {
                 effects.push(Effect::Cancel { token });
@@ -131,8 +133,8 @@ impl Session {
                 }
             }
             Event::OwnerGone => self.state = State::Waiting { until: now },
-            Event::Crossed { listener } => self.crossed(listener, now, listeners, &mut effects),
-            Event::ListenersChanged => effects.extend(self.report(now, listeners)),
+            Event::Crossed(crossings) => self.crossed(crossings, now, counts, &mut effects),
+            Event::ListenersChanged => effects.extend(self.report(now, counts)),
             // Of a stream that is over.
             Event::Received { .. } | Event::SendFailed { .. } => {}
         }
@@ -143,16 +145,15 @@ impl Session {
         matches!(&self.state, State::Open(stream) if stream.token == token)
     }
 
-    fn tick(&mut self, now: Duration, listeners: &Listeners, effects: &mut Vec<Effect>) {
+    fn tick(&mut self, now: Duration, counts: &Counts, effects: &mut Vec<Effect>) {
         let ended = self.directives.expire(now);
         if let Some(first) = ended.first() {
-            let which = if first.is_empty() { "every listener" } else { first };
             let others = match ended.len() {
                 1 => String::new(),
                 all => format!(" and {} more", all - 1),
             };
             let text = format!(
-                "not renewed by the control plane: the drain of {which}{others} ends here with its lease"
+                "not renewed by the control plane: the drain of {first}{others} ends here with its lease"
             );
             effects.push(Effect::Log {
                 level: Level::Warn,
@@ -166,7 +167,7 @@ impl Session {
                     grpc_service: self.config.grpc_service.clone(),
                 });
             }
-            State::Open(stream) if stream.report_due <= now => effects.extend(self.report(now, listeners)),
+            State::Open(stream) if stream.report_due <= now => effects.extend(self.report(now, counts)),
             State::Waiting { .. } | State::Opening | State::Open(_) => {}
         }
     }
@@ -176,7 +177,7 @@ impl Session {
         token: u32,
         process: u64,
         now: Duration,
-        listeners: &Listeners,
+        counts: &Counts,
         effects: &mut Vec<Effect>,
     ) {
         self.state = State::Open(Stream {
@@ -190,7 +191,7 @@ impl Session {
         let mut hello = self.identity.hello(process);
         hello.report_interval = prost_types::Duration::try_from(self.config.report_interval).ok();
         hello.drain_report_interval = prost_types::Duration::try_from(self.config.drain_report_interval).ok();
-        let mut greeting = self.report(now, listeners);
+        let mut greeting = self.report(now, counts);
         if let Some(Effect::Send { report, .. }) = &mut greeting {
             report.hello = Some(hello);
         }
@@ -202,7 +203,7 @@ impl Session {
         token: u32,
         message: &[u8],
         now: Duration,
-        listeners: &Listeners,
+        counts: &Counts,
         effects: &mut Vec<Effect>,
     ) {
         let command = match FilterCommand::decode(message) {
@@ -241,25 +242,39 @@ impl Session {
         }
         // A renewal needs no answer; whoever has started or ended a drain wants to know that it has arrived.
         if command.ask != 0 || (news && !stale) {
-            effects.extend(self.report(now, listeners));
+            let mut answer = self.report(now, counts);
+            if let (Some(Effect::Send { inspections, .. }), true) = (&mut answer, command.ask != 0) {
+                let most = usize::try_from(command.blockers).unwrap_or(blockers::MOST);
+                *inspections = blockers::oldest(counts, most);
+            }
+            effects.extend(answer);
         }
     }
 
-    fn crossed(&mut self, listener: &str, now: Duration, listeners: &Listeners, effects: &mut Vec<Effect>) {
-        if !self.directives.awaits(listener, now) {
+    fn crossed(&mut self, crossings: &Crossings, now: Duration, counts: &Counts, effects: &mut Vec<Effect>) {
+        let listener = crossings.listener.iter();
+        let awaited = listener
+            .map(|listener| self.directives.awaits(listener.name(), now))
+            .chain(
+                crossings
+                    .endpoints()
+                    .map(|endpoint| self.directives.awaits_upstream(endpoint.address(), now)),
+            )
+            .any(|awaited| awaited);
+        if !awaited {
             return;
         }
         let State::Open(stream) = &mut self.state else {
             return;
         };
         match self.limiter.take(now) {
-            Ok(()) => effects.extend(self.report(now, listeners)),
+            Ok(()) => effects.extend(self.report(now, counts)),
             Err(allowed) => stream.report_due = stream.report_due.min(allowed),
         }
     }
 
     /// A report on the open stream, and the next one scheduled; nothing without a stream.
-    fn report(&mut self, now: Duration, listeners: &Listeners) -> Option<Effect> {
+    fn report(&mut self, now: Duration, counts: &Counts) -> Option<Effect> {
         let State::Open(stream) = &mut self.state else {
             return None;
         };
@@ -271,13 +286,16 @@ impl Session {
         stream.report_due = now.saturating_add(interval);
         let report = FilterReport {
             hello: None,
-            listeners: listeners.report(),
+            listeners: counts.listeners.report(),
             generation: stream.generation.unwrap_or(0),
             answers: stream.answers,
+            upstreams: counts.upstreams.report(),
+            blockers: Vec::new(),
         };
         Some(Effect::Send {
             token: stream.token,
-            report,
+            report: Box::new(report),
+            inspections: Vec::new(),
         })
     }
 

@@ -1,15 +1,16 @@
-//! Everything that one Wasm VM knows: its listeners, its root contexts and its session.
+//! Everything that one Wasm VM knows: its counts, its root contexts and its session.
 //!
-//! Envoy gives every plugin configuration, which is every listener, a root context of its own, and puts them all in
-//! one VM. The stream to the control plane belongs to one of them, the owner: the first that ticks. When the owner
+//! Envoy gives every plugin configuration, which is every listener, and every cluster with the filter, a root context
+//! of its own, and puts them all in one VM. The stream to the control plane belongs to one of them, the owner: the first that ticks. When the owner
 //! goes, another takes over.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::counts::{Listener, Listeners};
+use crate::config::{Config, Role};
+use crate::counts::{Counts, Listener};
 use crate::identity::Identity;
+use crate::request::{Crossings, Plugin};
 use crate::session::{Effect, Event, Level, Session};
 
 /// The soonest tick that Envoy's clock can express. A period of zero would stop the ticks.
@@ -45,7 +46,7 @@ pub enum Action {
 struct Root {
     id: u32,
     config: Config,
-    listener: Rc<Listener>,
+    plugin: Rc<Plugin>,
 }
 
 /// The root context that has the stream.
@@ -61,14 +62,14 @@ struct Owner {
 /// One Wasm VM.
 #[derive(Debug, Default)]
 pub struct Vm {
-    listeners: Listeners,
+    counts: Counts,
     roots: Vec<Root>,
     owner: Option<Owner>,
     session: Option<Session>,
 }
 
 impl Vm {
-    /// Takes a root context with its configuration. Requests of its listener count on the returned [`Listener`].
+    /// Takes a root context with its configuration. Its requests count as the returned [`Plugin`] says.
     /// Envoy may configure a root context again. `identity` and `seed` start the session, with the first root context of a VM; later ones are ignored.
     pub fn configure(
         &mut self,
@@ -77,14 +78,14 @@ impl Vm {
         identity: Identity,
         seed: u64,
         now: Duration,
-    ) -> (Rc<Listener>, Vec<Action>) {
+    ) -> (Rc<Plugin>, Vec<Action>) {
         let mut actions = Vec::new();
         if let Some(session) = &self.session
             && *session.config() != config.link
         {
             let text = format!(
-                "listener `{}`: control_plane_cluster or an interval differs from the first listener's, which holds",
-                config.listener
+                "{}: control_plane_cluster or an interval differs from the first listener's, which holds",
+                config.place()
             );
             actions.push(Action::Log {
                 level: Level::Warn,
@@ -93,12 +94,12 @@ impl Vm {
         }
         self.session
             .get_or_insert_with(|| Session::new(identity, config.link.clone(), seed));
-        let listener = self.listeners.add(&config.listener);
+        let plugin = Rc::new(self.plugin(&config.role));
         self.forget(root);
         self.roots.push(Root {
             id: root,
             config,
-            listener: Rc::clone(&listener),
+            plugin: Rc::clone(&plugin),
         });
         if self.owner.is_some() {
             actions.extend(self.handle(Event::ListenersChanged, now));
@@ -108,7 +109,22 @@ impl Vm {
                 period: SOONEST_TICK,
             });
         }
-        (listener, actions)
+        (plugin, actions)
+    }
+
+    fn plugin(&mut self, role: &Role) -> Plugin {
+        let upstreams = &self.counts.upstreams;
+        match role {
+            Role::Listener(config) => Plugin::Listener {
+                upstreams: config.upstreams.then(|| Rc::clone(upstreams)),
+                detect_grpc: config.detect_grpc,
+                listener: self.counts.listeners.add(&config.name),
+            },
+            Role::Upstream => {
+                upstreams.add_filter();
+                Plugin::Upstream(Rc::clone(upstreams))
+            }
+        }
     }
 
     /// A root context is gone. If it was the owner, the next one is woken to take over.
@@ -121,9 +137,9 @@ impl Vm {
         }];
         if self.owner.as_ref().is_some_and(|owner| owner.id == root) {
             self.owner = None;
-            self.listeners.prune();
+            self.counts.listeners.prune();
             if let Some(session) = &mut self.session {
-                session.handle(Event::OwnerGone, now, &self.listeners);
+                session.handle(Event::OwnerGone, now, &self.counts);
             }
             actions.extend(self.roots.first().map(|heir| Action::Tick {
                 root: heir.id,
@@ -137,7 +153,10 @@ impl Vm {
 
     fn forget(&mut self, root: u32) {
         for gone in self.roots.extract_if(.., |other| other.id == root) {
-            self.listeners.remove(&gone.listener);
+            match &*gone.plugin {
+                Plugin::Listener { listener, .. } => self.counts.listeners.remove(listener),
+                Plugin::Upstream(upstreams) => upstreams.remove_filter(),
+            }
         }
     }
 
@@ -175,7 +194,10 @@ impl Vm {
             return Vec::new();
         };
         let id = owner.id;
-        let effects = session.handle(event, now, &self.listeners).into_iter();
+        if let Event::Opened { .. } = event {
+            self.counts.upstreams.stream_opens();
+        }
+        let effects = session.handle(event, now, &self.counts).into_iter();
         let mut actions: Vec<Action> = effects
             .map(|effect| Action::Stream { owner: id, effect })
             .collect();
@@ -200,7 +222,7 @@ impl Vm {
         })
     }
 
-    /// Whether nothing is to be closed: all that is asked of a VM for a request while it serves as usual.
+    /// Whether nothing drains: all that is asked of a VM for a request while it serves as usual.
     pub fn is_serving(&self) -> bool {
         self.session
             .as_ref()
@@ -221,20 +243,21 @@ impl Vm {
         closes
     }
 
-    /// The requests in flight in a listener have reached zero, or left it.
-    pub fn crossed(&mut self, listener: &Listener, now: Duration) -> Vec<Action> {
-        let mut actions = self.handle(
-            Event::Crossed {
-                listener: listener.name(),
-            },
-            now,
-        );
+    /// Whether [`Vm::crossed`] has anything to do with these.
+    pub fn concerns(&self, crossings: &Crossings) -> bool {
+        let gone = |listener: &Rc<Listener>| listener.is_gone();
+        !crossings.is_empty() && (!self.is_serving() || crossings.listener.as_ref().is_some_and(gone))
+    }
+
+    /// Counts have reached zero, or left it.
+    pub fn crossed(&mut self, crossings: &Crossings, now: Duration) -> Vec<Action> {
+        let mut actions = self.handle(Event::Crossed(crossings), now);
         actions.extend(self.pruned(now));
         actions
     }
 
     fn pruned(&mut self, now: Duration) -> Vec<Action> {
-        if self.listeners.prune() {
+        if self.counts.listeners.prune() {
             self.handle(Event::ListenersChanged, now)
         } else {
             Vec::new()

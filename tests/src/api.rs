@@ -22,8 +22,8 @@ use crate::wait;
 pub fn drain_of(listeners: &[&str]) -> StartDrainRequest {
     let listeners = listeners.iter().map(|&name| name.to_owned()).collect();
     let scope = Scope {
-        nodes: Vec::new(),
         listeners,
+        ..Scope::default()
     };
     StartDrainRequest {
         scope: Some(scope),

@@ -137,6 +137,21 @@ impl Bootstrap {
         Ok(())
     }
 
+    /// Sets one key in the configuration of a listener's plugin.
+    ///
+    /// # Errors
+    /// When there is no such plugin.
+    pub fn configure_plugin(&mut self, listener: &str, key: &str, value: &Value) -> Result<()> {
+        for plugin in plugins(&mut self.0) {
+            let mut configuration = plugin_configuration(plugin)?;
+            if configuration.get("listener").and_then(Value::as_str) == Some(listener) {
+                set(&mut configuration, &[key], value.clone());
+                return set_plugin_configuration(plugin, &configuration);
+            }
+        }
+        bail!("the bootstrap has no plugin of a listener `{listener}`")
+    }
+
     /// The HTTP connection manager of a listener.
     ///
     /// # Errors

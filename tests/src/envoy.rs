@@ -54,6 +54,27 @@ impl Default for EnvoyOptions {
     }
 }
 
+impl EnvoyOptions {
+    /// The shipped configuration with these options, complete but for the admin endpoint.
+    ///
+    /// # Errors
+    /// When a part under test is not there, or the shipped file is not what it should be.
+    pub fn bootstrap(&self, control_plane: &Path, upstream: SocketAddr) -> Result<Bootstrap> {
+        let wasm = self.wasm.clone().map_or_else(bins::wasm, Ok)?;
+        let mut bootstrap = Bootstrap::shipped()?;
+        bootstrap.set_node_id(&self.node_id);
+        bootstrap.bind_free_ports()?;
+        bootstrap.set_wasm(&wasm);
+        bootstrap.set_control_plane(control_plane)?;
+        bootstrap.set_upstream(upstream)?;
+        if let Some(name) = &self.control_plane_cluster {
+            bootstrap.rename_control_plane(name)?;
+        }
+        (self.edit)(&mut bootstrap)?;
+        Ok(bootstrap)
+    }
+}
+
 /// A running Envoy; dropping it kills it.
 #[derive(Debug)]
 pub struct Envoy {
@@ -92,9 +113,15 @@ impl Envoy {
     /// # Errors
     /// As [`Envoy::start`].
     pub async fn start_from(bootstrap: Bootstrap, folder: &Path) -> Result<Self> {
-        Starting::spawn_from(bootstrap, &EnvoyOptions::default(), folder)?
-            .ready()
-            .await
+        Self::start_as(&EnvoyOptions::default(), bootstrap, folder).await
+    }
+
+    /// As [`Envoy::start_from`], with a choice of binary and workers; of the options, nothing else counts here.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn start_as(options: &EnvoyOptions, bootstrap: Bootstrap, folder: &Path) -> Result<Self> {
+        Starting::spawn_from(bootstrap, options, folder)?.ready().await
     }
 
     /// Where a listener accepts.
@@ -182,18 +209,7 @@ impl Starting {
         control_plane: &Path,
         upstream: SocketAddr,
     ) -> Result<Self> {
-        let wasm = options.wasm.clone().map_or_else(bins::wasm, Ok)?;
-        let mut bootstrap = Bootstrap::shipped()?;
-        bootstrap.set_node_id(&options.node_id);
-        bootstrap.bind_free_ports()?;
-        bootstrap.set_wasm(&wasm);
-        bootstrap.set_control_plane(control_plane)?;
-        bootstrap.set_upstream(upstream)?;
-        if let Some(name) = &options.control_plane_cluster {
-            bootstrap.rename_control_plane(name)?;
-        }
-        (options.edit)(&mut bootstrap)?;
-        Self::spawn_from(bootstrap, options, folder)
+        Self::spawn_from(options.bootstrap(control_plane, upstream)?, options, folder)
     }
 
     /// Starts Envoy from a bootstrap that is complete but for the admin endpoint.

@@ -20,6 +20,7 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod upstream;
+pub mod vms;
 pub mod wait;
 pub mod world;
 

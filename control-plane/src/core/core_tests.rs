@@ -510,6 +510,11 @@ fn an_announced_drain_shows_counts_and_closes_nothing() {
     assert_eq!(world.directives(1), ["ingress"]);
 }
 
+#[path = "blockers_tests.rs"]
+mod blockers;
+#[path = "report_tests.rs"]
+mod report;
+
 /// Evidence beside the filter's.
 mod evidence {
     use super::{super::admins::Reading, super::policy::Evidence, *};

@@ -10,6 +10,7 @@ use super::{
     machine::{Hold, Machine, Outcome},
     policy::{Policy, PolicyOverrides, from_wire},
     record::Record,
+    report::Recorder,
     scope::Scope,
     tally::Tally,
 };
@@ -28,6 +29,7 @@ pub struct Drain {
     pub(super) started: Instant,
     pub(super) machine: Machine,
     pub(super) tally: Tally,
+    pub(super) recorder: Recorder,
     /// How it looked when it ended: what it holds goes on changing after that.
     pub(super) last: Option<v1::Drain>,
     /// When its lease is renewed next.
@@ -90,6 +92,7 @@ impl Drain {
                 started,
                 machine,
                 tally,
+                recorder: Recorder::resume(record.report.unwrap_or_default()),
                 last,
                 renew_at,
                 evidence,
@@ -107,6 +110,7 @@ impl Drain {
                 .and_then(|since| since.saturating_duration_since(self.started).try_into().ok()),
             sequence: self.sequence,
             members: self.tally.records(),
+            report: Some(self.recorder.record()),
         }
     }
 

@@ -9,6 +9,7 @@ use super::{
     fleet::Epoch,
     machine::{self, Hold, Machine},
     policy::{Evidence, PolicyError, PolicyOverrides},
+    report::Recorder,
     scope::Scope,
     tally::Tally,
 };
@@ -154,6 +155,7 @@ impl Core {
             started: now.instant,
             machine,
             tally,
+            recorder: Recorder::default(),
             last: None,
             renew_at: None,
             evidence: v1::Evidence::Unspecified,
@@ -280,6 +282,7 @@ impl Core {
     }
 
     fn carry_out(&mut self, sequence: u64, effects: Vec<machine::Effect>, now: Now, out: &mut Vec<Effect>) {
+        self.note(sequence, &effects, now, out);
         for effect in effects {
             match effect {
                 machine::Effect::Publish => self.publish(sequence, now, out),
@@ -328,7 +331,7 @@ impl Core {
     }
 
     /// Has a drain written down, and freezes how it looked when it ended.
-    fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
         let Some(drain) = self.drains.get(&sequence) else {
             return;
         };

@@ -11,20 +11,26 @@
 //! | `drain` | one drain with all that belongs to it |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `view` | the same, in the words of the wire |
+//! | `timeline` | what was in flight over the time of a drain |
+//! | `report` | what a drain did |
+//! | `blockers` | which requests are in flight, asked of the filters |
 //! | `record` | what outlives the control plane |
 //!
 //! [`Core::handle`] takes an [`Event`] and the time, and leaves [`Effect`]s; the engine carries them out. Data goes
 //! round one way: report -> [`fleet::Fleet`] -> [`tally::Tally`] -> [`machine::Machine`] -> command.
 
 pub mod admins;
+pub mod blockers;
 pub mod drain;
 pub mod drains;
 pub mod fleet;
 pub mod machine;
 pub mod policy;
 pub mod record;
+pub mod report;
 pub mod scope;
 pub mod tally;
+pub mod timeline;
 mod view;
 
 use std::{
@@ -36,6 +42,7 @@ use std::{
 use ebb_proto::v1;
 
 use admins::{Admin, Reading};
+use blockers::Inquiries;
 use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
 use policy::Policy;
@@ -171,6 +178,8 @@ pub struct Core {
     ask: u64,
     /// Asks that somebody outside waits for, with the number of answers missing.
     queries: BTreeMap<u64, usize>,
+    /// Asks for blockers.
+    inquiries: Inquiries,
     /// When to look for reporters that are long gone.
     prune_at: Option<Instant>,
 }
@@ -195,6 +204,7 @@ impl Core {
             generation: u64::try_from(millis).unwrap_or_default(),
             ask: 0,
             queries: BTreeMap::new(),
+            inquiries: Inquiries::default(),
             prune_at: Some(now.instant + FORGET_AFTER),
         }
     }
@@ -217,7 +227,8 @@ impl Core {
                 self.send(attached.epoch, now, &mut out);
                 out.push(Effect::FleetChanged);
             }
-            Event::Reported { stream, report } => {
+            Event::Reported { stream, mut report } => {
+                let blockers = std::mem::take(&mut report.blockers);
                 let before = self
                     .fleet
                     .epoch(stream)
@@ -226,6 +237,7 @@ impl Core {
                 if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
                     let answered = self.fleet.get(epoch).map(|reporter| reporter.answered);
                     self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
+                    self.heard_blockers(epoch, &blockers, &mut out);
                     self.look_at(epoch, now, &mut out);
                     out.push(Effect::FleetChanged);
                 }
@@ -274,6 +286,7 @@ impl Core {
     }
 
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
+        out.extend(self.inquiries.lost(epoch).into_iter().map(Effect::Answered));
         if was_live {
             let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
             self.count_answer(answered, u64::MAX, out);
@@ -377,6 +390,7 @@ impl Core {
                 generation,
                 directives,
                 ask,
+                blockers: self.inquiries.limit(epoch),
                 ..Default::default()
             },
         });

@@ -17,6 +17,7 @@ use super::{
     machine::Observation,
     policy::Evidence,
     record::MemberRecord,
+    report::Ended,
     scope::Scope,
 };
 
@@ -29,6 +30,17 @@ struct Count {
     /// Requests that had ended before: `started - in_flight` of the first report.
     base: u64,
     marked_base: u64,
+}
+
+impl Count {
+    /// Requests that ended during the drain, and responses that were told to close.
+    fn ended(&self) -> (u64, u64) {
+        let begun = self.started.saturating_sub(self.base);
+        (
+            begun.saturating_sub(self.in_flight),
+            self.marked.saturating_sub(self.marked_base),
+        )
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +95,7 @@ pub struct Tally {
     confirm: u64,
     /// Whether it ever had a member.
     met: bool,
+    ended: Ended,
 }
 
 impl Tally {
@@ -96,6 +109,7 @@ impl Tally {
             told: 0,
             confirm: 0,
             met: false,
+            ended: Ended::default(),
         }
     }
 
@@ -239,7 +253,9 @@ impl Tally {
                     ..Count::default()
                 };
                 let count = member.counts.entry(name.to_owned()).or_insert(first);
+                let before = count.ended();
                 (count.in_flight, count.started, count.marked) = (in_flight, started, marked);
+                self.ended.add(&member.node, name, before, count.ended());
                 gone.retain(|other| other != name);
             }
             // What the VM no longer names is gone, and was at zero before that.
@@ -299,6 +315,11 @@ impl Tally {
     /// The sums.
     pub fn observation(&self) -> Observation {
         self.sums
+    }
+
+    /// What ended since this was last asked.
+    pub fn take_ended(&mut self) -> Ended {
+        std::mem::take(&mut self.ended)
     }
 
     /// The members.

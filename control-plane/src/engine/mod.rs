@@ -35,7 +35,7 @@ use crate::{
     supervisor::admin::Admin,
 };
 
-/// How long `ListNodes` waits for answers.
+/// How long `ListNodes` and `ListBlockers` wait for answers.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
 /// Requests that may wait for the task; beyond it the senders wait.
@@ -77,6 +77,13 @@ enum Request {
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
     Drains(oneshot::Sender<Vec<v1::Drain>>),
     WatchDrain(String, oneshot::Sender<Option<watch::Receiver<v1::Drain>>>),
+    Report(String, oneshot::Sender<Option<v1::DrainReport>>),
+    Blockers {
+        /// `None` = all.
+        drain: Option<String>,
+        limit: u32,
+        reply: oneshot::Sender<Option<Vec<v1::NodeBlocker>>>,
+    },
     Nodes(oneshot::Sender<Vec<v1::Node>>),
     WatchNodes(oneshot::Sender<watch::Receiver<Vec<v1::Node>>>),
     GoAway,
@@ -190,6 +197,27 @@ impl Engine {
     /// [`Gone`].
     pub async fn watch_drain(&self, id: String) -> Result<Option<watch::Receiver<v1::Drain>>, Gone> {
         self.ask(|reply| Request::WatchDrain(id, reply)).await
+    }
+
+    /// What a drain did so far, or did.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn report_of(&self, id: String) -> Result<Option<v1::DrainReport>, Gone> {
+        self.ask(|reply| Request::Report(id, reply)).await
+    }
+
+    /// The oldest requests in flight, `limit` per node and listener, of a drain or of all nodes; who does not answer
+    /// within [`ANSWER_WITHIN`] is left out. `None` = there is no drain of that id.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn blockers(
+        &self,
+        drain: Option<String>,
+        limit: u32,
+    ) -> Result<Option<Vec<v1::NodeBlocker>>, Gone> {
+        self.ask(|reply| Request::Blockers { drain, limit, reply }).await
     }
 
     /// All nodes, with counts no older than [`ANSWER_WITHIN`].

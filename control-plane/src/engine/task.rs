@@ -36,8 +36,14 @@ const RETURN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Somebody who waits for the answers to an ask.
 struct Query {
-    reply: oneshot::Sender<Vec<v1::Node>>,
+    reply: Reply,
     until: Instant,
+}
+
+/// What is wanted of the answers.
+enum Reply {
+    Nodes(oneshot::Sender<Vec<v1::Node>>),
+    Blockers(oneshot::Sender<Option<Vec<v1::NodeBlocker>>>),
 }
 
 /// A drain of something that may yet come back.
@@ -211,16 +217,18 @@ impl Task {
             Request::WatchDrain(id, reply) => {
                 let _ = reply.send(self.watch_drain(id, now));
             }
+            Request::Report(id, reply) => {
+                let _ = reply.send(self.core.report(&id, now));
+            }
             Request::Nodes(reply) => {
-                let (ask, effects) = self.core.query(now);
-                self.queries.insert(
-                    ask,
-                    Query {
-                        reply,
-                        until: now.instant + ANSWER_WITHIN,
-                    },
-                );
-                self.carry_out(effects, now);
+                let asked = self.core.query(now);
+                self.wait_for(asked, Reply::Nodes(reply), now);
+            }
+            Request::Blockers { drain, limit, reply } => {
+                match self.core.ask_blockers(drain.as_deref(), limit, now) {
+                    Some(asked) => self.wait_for(asked, Reply::Blockers(reply), now),
+                    None => drop(reply.send(None)),
+                }
             }
             Request::WatchNodes(reply) => {
                 let receiver = self.nodes.subscribe();
@@ -381,9 +389,17 @@ impl Task {
         }
     }
 
+    fn wait_for(&mut self, (ask, effects): (u64, Vec<Effect>), reply: Reply, now: Now) {
+        let until = now.instant + ANSWER_WITHIN;
+        self.queries.insert(ask, Query { reply, until });
+        self.carry_out(effects, now);
+    }
+
     fn answer(&mut self, ask: u64, now: Now) {
-        if let Some(query) = self.queries.remove(&ask) {
-            let _ = query.reply.send(self.core.nodes(Some(ask), now));
+        match self.queries.remove(&ask).map(|query| query.reply) {
+            Some(Reply::Nodes(reply)) => drop(reply.send(self.core.nodes(Some(ask), now))),
+            Some(Reply::Blockers(reply)) => drop(reply.send(Some(self.core.take_blockers(ask)))),
+            None => {}
         }
     }
 }

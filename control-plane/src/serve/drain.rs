@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::gone;
 use crate::{
     core::{
+        blockers::{DEFAULT_LIMIT, MAX_LIMIT},
         drains::{StartError, StartRequest},
         policy::PolicyOverrides,
     },
@@ -129,16 +130,37 @@ impl DrainService for Drains {
 
     async fn get_report(
         &self,
-        _request: Request<v1::GetReportRequest>,
+        request: Request<v1::GetReportRequest>,
     ) -> Result<Response<v1::GetReportResponse>, Status> {
-        Err(Status::unimplemented("later"))
+        let id = request.into_inner().id;
+        let report = self.engine.report_of(id.clone()).await.map_err(gone)?;
+        Ok(Response::new(v1::GetReportResponse {
+            report: Some(report.ok_or_else(|| unknown(&id))?),
+        }))
     }
 
     async fn list_blockers(
         &self,
-        _request: Request<v1::ListBlockersRequest>,
+        request: Request<v1::ListBlockersRequest>,
     ) -> Result<Response<v1::ListBlockersResponse>, Status> {
-        Err(Status::unimplemented("later"))
+        let v1::ListBlockersRequest { drain_id, limit } = request.into_inner();
+        let limit = self::limit(limit)?;
+        let drain = (!drain_id.is_empty()).then(|| drain_id.clone());
+        let blockers = self.engine.blockers(drain, limit).await.map_err(gone)?;
+        Ok(Response::new(v1::ListBlockersResponse {
+            blockers: blockers.ok_or_else(|| unknown(&drain_id))?,
+        }))
+    }
+}
+
+/// How many requests are wanted; `0` leaves it to the control plane.
+fn limit(wanted: u32) -> Result<u32, Status> {
+    match wanted {
+        0 => Ok(DEFAULT_LIMIT),
+        1..=MAX_LIMIT => Ok(wanted),
+        _ => Err(Status::invalid_argument(format!(
+            "limit: {wanted} is more than {MAX_LIMIT}"
+        ))),
     }
 }
 

@@ -2,6 +2,9 @@
 
 use ebb_proto::v1::FilterReport;
 
+use crate::blockers::Inspection;
+use crate::request::Crossings;
+
 /// What has happened.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -37,11 +40,8 @@ pub enum Event<'a> {
     },
     /// The context that owned the stream is gone, and the stream with it.
     OwnerGone,
-    /// The requests in flight in this listener have reached zero, or left it.
-    Crossed {
-        /// Name of the listener.
-        listener: &'a str,
-    },
+    /// Counts have reached zero, or left it.
+    Crossed(&'a Crossings),
     /// A listener was added or is gone.
     ListenersChanged,
 }
@@ -59,7 +59,9 @@ pub enum Effect {
         /// The host's name of the stream.
         token: u32,
         /// What to send.
-        report: FilterReport,
+        report: Box<FilterReport>,
+        /// Requests to look at first; what is seen goes into the report.
+        inspections: Vec<Inspection>,
     },
     /// Close a stream that the other side has ended, so that the host forgets it.
     Close {

@@ -17,7 +17,7 @@ fn wire(duration: Duration) -> Option<prost_types::Duration> {
 /// A session with a clock of its own, two listeners, and all that it has logged.
 struct Bench {
     session: Session,
-    listeners: Listeners,
+    counts: Counts,
     now: Duration,
     logged: Vec<(Level, String)>,
 }
@@ -31,12 +31,12 @@ impl Bench {
             node_cluster: "cluster".to_owned(),
             epoch: 42,
         };
-        let mut listeners = Listeners::default();
-        listeners.add("a");
-        listeners.add("b");
+        let mut counts = Counts::default();
+        counts.listeners.add("a");
+        counts.listeners.add("b");
         Self {
             session: Session::new(identity, config, 1),
-            listeners,
+            counts,
             now: START,
             logged: Vec::new(),
         }
@@ -52,7 +52,7 @@ impl Bench {
 
     /// Handles an event; log lines are put aside.
     fn handle(&mut self, event: Event<'_>) -> Vec<Effect> {
-        let mut effects = self.session.handle(event, self.now, &self.listeners);
+        let mut effects = self.session.handle(event, self.now, &self.counts);
         effects.retain(|effect| match effect {
             Effect::Log { level, text } => {
                 self.logged.push((*level, text.clone()));
@@ -92,6 +92,14 @@ impl Bench {
         )
     }
 
+    fn crossed(&mut self, listener: &str) -> Vec<Effect> {
+        let crossings = Crossings {
+            listener: Some(self.counts.listeners.add(listener)),
+            ..Crossings::default()
+        };
+        self.handle(Event::Crossed(&crossings))
+    }
+
     fn closes(&self, listener: &str) -> bool {
         self.session
             .directives()
@@ -108,7 +116,13 @@ impl Bench {
 
 fn sent(effects: Vec<Effect>, token: u32) -> FilterReport {
     match <[Effect; 1]>::try_from(effects) {
-        Ok([Effect::Send { token: on, report }]) if on == token => report,
+        Ok(
+            [
+                Effect::Send {
+                    token: on, report, ..
+                },
+            ],
+        ) if on == token => *report,
         other => panic!("not one report on {token}: {other:?}"),
     }
 }
@@ -182,7 +196,7 @@ fn an_ask_is_answered_at_once_with_its_number_from_then_on() {
 #[test]
 fn a_changed_set_of_listeners_is_reported_at_once() {
     let mut bench = Bench::attached();
-    bench.listeners.add("c");
+    bench.counts.listeners.add("c");
     assert_eq!(
         sent(bench.handle(Event::ListenersChanged), TOKEN).listeners.len(),
         3
@@ -193,7 +207,7 @@ fn a_changed_set_of_listeners_is_reported_at_once() {
 fn without_a_stream_nothing_is_sent() {
     let mut bench = Bench::new();
     assert!(bench.handle(Event::ListenersChanged).is_empty());
-    assert!(bench.handle(Event::Crossed { listener: "a" }).is_empty());
+    assert!(bench.crossed("a").is_empty());
     bench.handle(Event::Tick);
     assert!(bench.handle(Event::ListenersChanged).is_empty());
     assert!(

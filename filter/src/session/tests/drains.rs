@@ -59,16 +59,10 @@ fn an_older_generation_is_ignored_within_a_stream_and_not_in_a_new_one() {
 #[test]
 fn zero_is_reported_at_once_where_it_is_awaited_and_nowhere_else() {
     let mut bench = Bench::attached();
-    assert!(
-        bench.handle(Event::Crossed { listener: "a" }).is_empty(),
-        "nothing drains"
-    );
+    assert!(bench.crossed("a").is_empty(), "nothing drains");
     bench.command(TOKEN, 2, vec![drain_of("a", ms(60_000))]);
-    sent(bench.handle(Event::Crossed { listener: "a" }), TOKEN);
-    assert!(
-        bench.handle(Event::Crossed { listener: "b" }).is_empty(),
-        "b does not drain"
-    );
+    sent(bench.crossed("a"), TOKEN);
+    assert!(bench.crossed("b").is_empty(), "b does not drain");
 }
 
 #[test]
@@ -76,9 +70,7 @@ fn a_storm_of_crossings_is_spaced_and_its_last_word_is_not_lost() {
     let mut bench = Bench::attached();
     bench.command(TOKEN, 2, vec![drain_of("a", ms(60_000))]);
     let storm = 10_000;
-    let reports: usize = (0..storm)
-        .map(|_| bench.handle(Event::Crossed { listener: "a" }).len())
-        .sum();
+    let reports: usize = (0..storm).map(|_| bench.crossed("a").len()).sum();
     assert_eq!(reports, Limiter::BURST as usize);
     let due = bench.session.next_deadline().unwrap();
     assert!(due <= bench.now + Limiter::SPACING, "{:?}", due - bench.now);
@@ -149,4 +141,67 @@ fn many_leases_that_end_at_once_are_one_line() {
     let text = &bench.logged.last().unwrap().1;
     assert!(text.contains("every listener and 999 more"), "{text}");
     assert_eq!(bench.warnings(), 1);
+}
+
+#[test]
+fn what_reaches_zero_towards_an_upstream_is_reported_where_it_is_awaited() {
+    let mut bench = Bench::attached();
+    let upstreams = std::rc::Rc::clone(&bench.counts.upstreams);
+    let crossed = |bench: &mut Bench, address: &str| {
+        let crossings = Crossings {
+            left: Some(std::rc::Rc::clone(upstreams.begin(address).endpoint())),
+            ..Crossings::default()
+        };
+        bench.handle(Event::Crossed(&crossings))
+    };
+    assert!(crossed(&mut bench, "a:1").is_empty(), "nobody waits");
+    let towards = Directive {
+        upstream: "a:1".to_owned(),
+        ..drain_of("", ms(60_000))
+    };
+    bench.command(TOKEN, 2, vec![towards]);
+    let report = sent(crossed(&mut bench, "a:1"), TOKEN);
+    let counted: Vec<(&str, u64)> = report
+        .upstreams
+        .iter()
+        .map(|counts| (counts.address.as_str(), counts.in_flight))
+        .collect();
+    assert_eq!(counted, [("a:1", 0)]);
+    assert!(crossed(&mut bench, "b:1").is_empty());
+    sent(crossed(&mut bench, ""), TOKEN);
+    assert!(bench.crossed("a").is_empty(), "no listener drains");
+    assert!(!bench.closes("a"));
+}
+
+#[test]
+fn requests_are_looked_at_only_for_the_answer_to_an_ask_that_wants_them() {
+    let mut bench = Bench::attached();
+    let listener = bench.counts.listeners.add("a");
+    let _held: Vec<_> = (5..9)
+        .map(|id| listener.begin(id, crate::counts::Kind::Unknown))
+        .collect();
+    let looked_at = |effects: Vec<Effect>| -> Vec<u32> {
+        let [Effect::Send { inspections, .. }] = &effects[..] else {
+            panic!("not one report: {effects:?}")
+        };
+        inspections.iter().map(|found| found.context).collect()
+    };
+    let mut ask = FilterCommand {
+        generation: 1,
+        ask: 3,
+        blockers: 2,
+        ..FilterCommand::default()
+    };
+    assert_eq!(looked_at(bench.receive(TOKEN, &ask)), [5, 6]);
+    assert!(looked_at(bench.tick_when_due()).is_empty(), "once");
+    ask.blockers = u32::MAX;
+    assert_eq!(looked_at(bench.receive(TOKEN, &ask)).len(), 4);
+    ask.blockers = 0;
+    assert!(looked_at(bench.receive(TOKEN, &ask)).is_empty());
+    ask = FilterCommand {
+        generation: 2,
+        blockers: 2,
+        ..FilterCommand::default()
+    };
+    assert!(looked_at(bench.receive(TOKEN, &ask)).is_empty(), "no ask");
 }

@@ -1,0 +1,170 @@
+//! One HTTP context from its first callback to its last: what it counts, and where.
+//!
+//! | plugin | counts a request | counts an attempt |
+//! |---|---|---|
+//! | in a listener | from request headers to the end | - |
+//! | in a listener, with `upstreams` | the same | from request headers on without an endpoint, from response headers on towards the one that they came from |
+//! | in a cluster | - | every try of every request, from its first byte on towards its endpoint |
+//!
+//! While there are plugins in clusters, those in listeners count no attempts: nothing counts twice. An attempt in a
+//! cluster ends before Envoy makes the next one, so between two tries of a request there is a gap as long as the
+//! back-off of the route.
+
+use std::rc::Rc;
+
+use crate::blockers;
+use crate::counts::{InFlight, Kind, Listener};
+use crate::upstreams::{Attempt, Endpoint, Upstreams};
+
+/// What a root context counts.
+#[derive(Debug)]
+pub enum Plugin {
+    /// In the filter chain of a listener.
+    Listener {
+        /// Where it counts requests.
+        listener: Rc<Listener>,
+        /// Where it counts attempts; `None` = it does not.
+        upstreams: Option<Rc<Upstreams>>,
+        /// Whether it tells gRPC from other requests also while nothing drains.
+        detect_grpc: bool,
+    },
+    /// In the filter chain of a cluster.
+    Upstream(Rc<Upstreams>),
+}
+
+/// What the host can tell about the stream at hand. Every answer costs a hostcall.
+pub trait Look {
+    /// The endpoint of the current attempt, once it is chosen.
+    fn upstream_address(&self) -> Option<String>;
+    /// The `content-type` of the request; only while its headers arrive.
+    fn content_type(&self) -> Option<Vec<u8>>;
+}
+
+/// What has reached zero or left it.
+#[derive(Debug, Default)]
+pub struct Crossings {
+    /// The requests of a listener.
+    pub listener: Option<Rc<Listener>>,
+    /// The attempts towards the endpoint that this one has left.
+    pub left: Option<Rc<Endpoint>>,
+    /// The attempts towards the endpoint that this one has come to.
+    pub joined: Option<Rc<Endpoint>>,
+}
+
+impl Crossings {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.listener.is_none() && self.left.is_none() && self.joined.is_none()
+    }
+
+    /// The endpoints among them.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Rc<Endpoint>> {
+        self.left.iter().chain(&self.joined)
+    }
+}
+
+/// One HTTP stream, or one attempt of it. Envoy makes it for everything that arrives, also for what never becomes a
+/// request.
+#[derive(Debug)]
+pub struct Request {
+    context: u32,
+    plugin: Rc<Plugin>,
+    in_flight: Option<InFlight>,
+    attempt: Option<Attempt>,
+}
+
+impl Request {
+    /// A stream that has just appeared, and counts nowhere yet. `context` is the id of its HTTP context.
+    pub fn new(context: u32, plugin: Rc<Plugin>) -> Self {
+        Self {
+            context,
+            plugin,
+            in_flight: None,
+            attempt: None,
+        }
+    }
+
+    /// The listener that it came in on.
+    pub fn listener(&self) -> Option<&Rc<Listener>> {
+        match &*self.plugin {
+            Plugin::Listener { listener, .. } => Some(listener),
+            Plugin::Upstream(_) => None,
+        }
+    }
+
+    /// Its request headers have arrived. `serving`: nothing drains; `bodiless`: nothing follows them.
+    pub fn begin(&mut self, serving: bool, bodiless: bool, look: &impl Look) -> Crossings {
+        let mut crossings = Crossings::default();
+        match &*self.plugin {
+            Plugin::Listener {
+                listener,
+                upstreams,
+                detect_grpc,
+            } if self.in_flight.is_none() => {
+                // A request of gRPC has a body.
+                let looks = !bodiless && (*detect_grpc || !serving);
+                let grpc = looks && look.content_type().is_some_and(|kind| blockers::is_grpc(&kind));
+                let kind = if grpc { Kind::Grpc } else { Kind::Unknown };
+                self.in_flight = Some(listener.begin(self.context, kind));
+                crossings.listener = (listener.in_flight() == 1).then(|| Rc::clone(listener));
+                if let Some(upstreams) = upstreams.as_ref().filter(|upstreams| !upstreams.has_filters()) {
+                    self.count(upstreams.begin_unassigned(), &mut crossings);
+                }
+            }
+            Plugin::Upstream(upstreams) if self.attempt.is_none() => {
+                let address = look.upstream_address().unwrap_or_default();
+                self.count(upstreams.begin(&address), &mut crossings);
+            }
+            Plugin::Listener { .. } | Plugin::Upstream(_) => {}
+        }
+        crossings
+    }
+
+    /// Its response headers have come. An answer of Envoy's own comes from no endpoint.
+    pub fn answered(&mut self, look: &impl Look) -> Crossings {
+        let mut crossings = Crossings::default();
+        if let (
+            Plugin::Listener {
+                upstreams: Some(upstreams),
+                ..
+            },
+            Some(_),
+        ) = (&*self.plugin, &self.attempt)
+            && let Some(address) = look.upstream_address()
+        {
+            self.count(upstreams.begin(&address), &mut crossings);
+        }
+        crossings
+    }
+
+    /// Envoy has destroyed it.
+    pub fn end(&mut self) -> Crossings {
+        let mut crossings = Crossings::default();
+        if let Some(in_flight) = self.in_flight.take() {
+            let listener = Rc::clone(in_flight.listener());
+            drop(in_flight);
+            crossings.listener = (listener.in_flight() == 0).then_some(listener);
+        }
+        self.leave(&mut crossings);
+        crossings
+    }
+
+    /// Counts there and no longer where it did; never nowhere in between.
+    fn count(&mut self, attempt: Attempt, crossings: &mut Crossings) {
+        let joined = attempt.endpoint();
+        crossings.joined = (joined.in_flight() == 1).then(|| Rc::clone(joined));
+        self.leave(crossings);
+        self.attempt = Some(attempt);
+    }
+
+    fn leave(&mut self, crossings: &mut Crossings) {
+        if let Some(attempt) = self.attempt.take() {
+            let endpoint = Rc::clone(attempt.endpoint());
+            drop(attempt);
+            crossings.left = (endpoint.in_flight() == 0).then_some(endpoint);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+use std::cell::Cell;
+
+use super::*;
+use crate::counts::Counts;
+
+const SERVING: bool = true;
+const BODILESS: bool = true;
+
+/// A host with these answers that counts how often it is asked.
+#[derive(Default)]
+struct Host {
+    address: Option<&'static str>,
+    content_type: Option<&'static str>,
+    hostcalls: Cell<u32>,
+}
+
+impl Host {
+    fn of(address: &'static str) -> Self {
+        Self {
+            address: Some(address),
+            ..Self::default()
+        }
+    }
+
+    fn asked(&self) {
+        self.hostcalls.set(self.hostcalls.get() + 1);
+    }
+}
+
+impl Look for Host {
+    fn upstream_address(&self) -> Option<String> {
+        self.asked();
+        self.address.map(str::to_owned)
+    }
+
+    fn content_type(&self) -> Option<Vec<u8>> {
+        self.asked();
+        self.content_type.map(Into::into)
+    }
+}
+
+struct Bench {
+    counts: Counts,
+    listener: Rc<Listener>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut counts = Counts::default();
+        let listener = counts.listeners.add("a");
+        Self { counts, listener }
+    }
+
+    fn request(&self, upstreams: bool, detect_grpc: bool) -> Request {
+        let plugin = Plugin::Listener {
+            listener: Rc::clone(&self.listener),
+            upstreams: upstreams.then(|| Rc::clone(&self.counts.upstreams)),
+            detect_grpc,
+        };
+        Request::new(1, Rc::new(plugin))
+    }
+
+    fn attempt(&self) -> Request {
+        Request::new(2, Rc::new(Plugin::Upstream(Rc::clone(&self.counts.upstreams))))
+    }
+
+    fn upstreams(&self) -> Vec<(String, u64)> {
+        let counts = self.counts.upstreams.report().into_iter();
+        counts.map(|counts| (counts.address, counts.in_flight)).collect()
+    }
+
+    fn in_flight(&self, address: &str) -> u64 {
+        let found = self.upstreams().into_iter().find(|counts| counts.0 == address);
+        found.map_or(0, |counts| counts.1)
+    }
+}
+
+fn addresses(crossings: &Crossings) -> Vec<&str> {
+    crossings.endpoints().map(|endpoint| endpoint.address()).collect()
+}
+
+#[test]
+fn serving_as_usual_costs_no_hostcall() {
+    let (bench, host) = (Bench::new(), Host::of("a:1"));
+    for bodiless in [BODILESS, !BODILESS] {
+        let mut request = bench.request(false, false);
+        request.begin(SERVING, bodiless, &host);
+        request.answered(&host);
+        request.end();
+    }
+    assert_eq!(host.hostcalls.get(), 0);
+    assert!(bench.upstreams().is_empty());
+}
+
+#[test]
+fn a_request_crosses_zero_when_it_is_the_first_or_the_last() {
+    let (bench, host) = (Bench::new(), Host::default());
+    let (mut first, mut second) = (bench.request(false, false), bench.request(false, false));
+    assert!(first.begin(SERVING, BODILESS, &host).listener.is_some());
+    assert!(second.begin(SERVING, BODILESS, &host).is_empty());
+    assert!(first.end().is_empty());
+    assert!(second.end().listener.is_some());
+    assert!(second.end().is_empty(), "once");
+}
+
+#[test]
+fn what_never_became_a_request_counts_nowhere() {
+    let (bench, host) = (Bench::new(), Host::of("a:1"));
+    let mut request = bench.request(true, true);
+    assert!(request.answered(&host).is_empty(), "an answer to no request");
+    assert!(request.end().is_empty());
+    assert_eq!((bench.listener.in_flight(), host.hostcalls.get()), (0, 0));
+}
+
+#[test]
+fn with_upstreams_a_request_moves_to_its_endpoint_by_one_hostcall() {
+    let (bench, host) = (Bench::new(), Host::of("a:1"));
+    let mut request = bench.request(true, false);
+    assert_eq!(addresses(&request.begin(SERVING, !BODILESS, &host)), [""]);
+    assert_eq!(bench.upstreams(), [(String::new(), 1)]);
+    assert_eq!(addresses(&request.answered(&host)), ["", "a:1"]);
+    assert_eq!((bench.in_flight(""), bench.in_flight("a:1")), (0, 1));
+    assert_eq!(addresses(&request.end()), ["a:1"]);
+    assert_eq!(bench.in_flight("a:1"), 0);
+    assert_eq!(host.hostcalls.get(), 1);
+}
+
+#[test]
+fn an_answer_of_envoys_own_stays_without_an_endpoint() {
+    let (bench, host) = (Bench::new(), Host::default());
+    let mut request = bench.request(true, false);
+    request.begin(SERVING, BODILESS, &host);
+    assert!(request.answered(&host).is_empty());
+    assert_eq!(bench.in_flight(""), 1);
+    assert_eq!(addresses(&request.end()), [""]);
+}
+
+#[test]
+fn an_attempt_of_a_cluster_counts_from_its_first_byte() {
+    let bench = Bench::new();
+    let mut first = bench.attempt();
+    assert_eq!(
+        addresses(&first.begin(SERVING, BODILESS, &Host::of("a:1"))),
+        ["a:1"]
+    );
+    assert!(
+        first.begin(SERVING, BODILESS, &Host::of("a:1")).is_empty(),
+        "once"
+    );
+    assert_eq!(addresses(&first.end()), ["a:1"]);
+    // The next try is a context of its own.
+    let mut second = bench.attempt();
+    second.begin(SERVING, BODILESS, &Host::of("b:1"));
+    let silent = Host::default();
+    assert!(second.answered(&silent).is_empty());
+    assert_eq!(silent.hostcalls.get(), 0);
+    assert_eq!((bench.in_flight("a:1"), bench.in_flight("b:1")), (0, 1));
+    second.end();
+    assert_eq!(bench.in_flight("b:1"), 0);
+    assert_eq!(bench.listener.in_flight(), 0);
+}
+
+#[test]
+fn while_clusters_count_attempts_listeners_do_not() {
+    let (bench, host) = (Bench::new(), Host::of("a:1"));
+    let mut before = bench.request(true, false);
+    before.begin(SERVING, BODILESS, &host);
+    bench.counts.upstreams.add_filter();
+    let mut during = bench.request(true, false);
+    during.begin(SERVING, BODILESS, &host);
+    assert_eq!(bench.in_flight(""), 1, "only the one from before");
+    during.answered(&host);
+    assert_eq!(host.hostcalls.get(), 0);
+    before.answered(&host);
+    assert_eq!((bench.in_flight(""), bench.in_flight("a:1")), (0, 1));
+    bench.counts.upstreams.remove_filter();
+    let mut after = bench.request(true, false);
+    after.begin(SERVING, BODILESS, &host);
+    assert_eq!(bench.in_flight(""), 1);
+}
+
+#[test]
+fn grpc_is_told_where_it_is_worth_a_hostcall() {
+    let (bench, host) = (
+        Bench::new(),
+        Host {
+            content_type: Some("application/grpc"),
+            ..Host::default()
+        },
+    );
+    let kind = |detect_grpc, serving, bodiless| {
+        host.hostcalls.set(0);
+        let mut request = bench.request(false, detect_grpc);
+        request.begin(serving, bodiless, &host);
+        let (_, kind) = bench.listener.oldest(1)[0];
+        request.end();
+        (kind, host.hostcalls.get())
+    };
+    assert_eq!(kind(false, SERVING, !BODILESS), (Kind::Unknown, 0));
+    assert_eq!(kind(true, SERVING, !BODILESS), (Kind::Grpc, 1));
+    assert_eq!(kind(true, SERVING, BODILESS), (Kind::Unknown, 0));
+    assert_eq!(kind(false, !SERVING, !BODILESS), (Kind::Grpc, 1));
+    assert_eq!(kind(false, !SERVING, BODILESS), (Kind::Unknown, 0));
+}
