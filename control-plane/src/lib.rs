@@ -4,16 +4,20 @@
 //! |---|---|
 //! | `address` | where a gRPC server listens and where a client finds it |
 //! | `cli` | the command line |
+//! | `config` | the configuration file of `ebb run` and `ebb serve` |
 //! | `core` | the pure core: everything that is known and decided |
 //! | `engine` | the one task that owns the core, and the handle to it |
 //! | `envoy_config` | the Envoy configuration that puts the filter into a listener |
 //! | `serve` | the gRPC services and the sockets they are on |
 //! | `store` | what is kept over restarts |
+//! | `supervisor` | processes: started, kept and stopped in order |
 
 pub mod address;
 pub mod cli;
+pub mod config;
 pub mod core;
 pub mod engine;
 pub mod envoy_config;
 pub mod serve;
 pub mod store;
+pub mod supervisor;

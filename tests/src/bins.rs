@@ -55,6 +55,14 @@ pub fn envoy(version: EnvoyVersion) -> Result<PathBuf> {
     }
 }
 
+/// HAProxy: `HAPROXY_BIN`, else `.cache/haproxy/haproxy`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn haproxy() -> Result<PathBuf> {
+    find("HAPROXY_BIN", ".cache/haproxy/haproxy")
+}
+
 /// A Python that has grpcio, grpcio-reflection and protobuf: `EBB_TEST_PYTHON`, else `.cache/python/bin/python3`.
 ///
 /// # Errors

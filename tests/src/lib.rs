@@ -14,6 +14,8 @@ pub mod demo;
 pub mod ebb;
 pub mod envoy;
 pub mod fake_control;
+pub mod gateway;
+pub mod haproxy;
 pub mod load;
 pub mod ports;
 pub mod process;

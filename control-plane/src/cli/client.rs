@@ -2,7 +2,10 @@
 
 use std::{error::Error as StdError, future::Future, io, path::PathBuf, time::Duration};
 
-use ebb_proto::v1::{drain_service_client::DrainServiceClient, fleet_service_client::FleetServiceClient};
+use ebb_proto::v1::{
+    drain_service_client::DrainServiceClient, fleet_service_client::FleetServiceClient,
+    process_service_client::ProcessServiceClient,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 use tonic::{
@@ -77,6 +80,11 @@ impl Client {
     /// The fleet's calls.
     pub(crate) fn fleet(&self) -> FleetServiceClient<Channel> {
         FleetServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    /// The processes' calls.
+    pub(crate) fn processes(&self) -> ProcessServiceClient<Channel> {
+        ProcessServiceClient::new(self.channel.clone())
     }
 
     /// Waits at most 5 s for the answer to a call, or for a stream to open.

@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     TimedOut,
     /// 4: the waited drain was cancelled.
     Cancelled,
+    /// What `ebb run` passes on from its processes.
+    Passed(u8),
     /// 130: Ctrl-C, as shells report SIGINT.
     Interrupted,
 }
@@ -27,6 +29,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::TimedOut => 3,
             Exit::Cancelled => 4,
+            Exit::Passed(code) => code,
             Exit::Interrupted => 130,
         })
     }

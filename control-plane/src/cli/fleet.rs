@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     client::{CallError, Client},
     common::{count, from_wire, human},
+    processes::{self, ProcessView},
     table::{Column, Table},
 };
 
@@ -16,7 +17,7 @@ use super::{
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<NodeView>,
     pub(crate) drains: Vec<DrainView>,
-    /// None: `ebb serve` supervises nothing.
+    /// None of them under `ebb serve`.
     pub(crate) processes: Vec<ProcessView>,
 }
 
@@ -52,14 +53,6 @@ pub(crate) struct DrainView {
     pub(crate) listeners: Vec<String>,
 }
 
-/// One supervised process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct ProcessView {
-    pub(crate) name: String,
-    pub(crate) state: String,
-    pub(crate) pid: Option<u32>,
-}
-
 impl Fleet {
     /// Asks the control plane, which asks its filters.
     ///
@@ -77,7 +70,7 @@ impl Fleet {
         Ok(Self {
             nodes: nodes.into_iter().map(NodeView::from).collect(),
             drains: drains.into_iter().map(DrainView::from).collect(),
-            processes: Vec::new(),
+            processes: processes::ask(client).await?,
         })
     }
 
@@ -86,6 +79,7 @@ impl Fleet {
         let mut lines = self.node_lines();
         lines.extend(self.unknown_lines());
         lines.extend(self.drain_lines());
+        lines.extend(processes::lines(&self.processes));
         lines
     }
 

@@ -60,6 +60,11 @@ impl TryFrom<LogArgs> for Log {
 }
 
 impl Log {
+    /// Whether it is for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == LogFormat::Json
+    }
+
     /// Starts the log of this process.
     ///
     /// # Errors

@@ -15,8 +15,11 @@ mod follow;
 mod logging;
 mod output;
 pub mod paths;
+mod processes;
+mod run;
 mod screen;
 mod serve;
+mod shutdown;
 mod status;
 mod table;
 mod usage;
@@ -42,16 +45,19 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   ebb serve                             run the control plane on its default socket
+  ebb run --config ebb.toml             the same, and keep processes: start and stop them in order
   ebb drain --listener ingress --wait   drain one listener everywhere, and wait for its last request
   ebb status                            what is attached, and what is in flight";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Run(run::Args),
     Drain(drain::Args),
     Cancel(cancel::Args),
     Status(status::Args),
     Watch(watch::Args),
+    Shutdown(shutdown::Args),
     EnvoyConfig(envoy_config::Args),
 }
 
@@ -68,7 +74,8 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Err(error) => usage::answer(&error, &named(&arguments)),
     };
     outcome.unwrap_or_else(|failure| {
-        output::say(&failure.to_string());
+        // A configuration has a line per problem.
+        failure.to_string().lines().for_each(output::say);
         failure.exit()
     })
 }
@@ -88,10 +95,12 @@ fn named(arguments: &[OsString]) -> String {
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(args.try_into()?),
+        Command::Run(args) => run::run(args.try_into()?),
         Command::Drain(args) => drain::run(&args.try_into()?),
         Command::Cancel(args) => cancel::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),
         Command::Watch(args) => watch::run(&args.try_into()?),
+        Command::Shutdown(args) => shutdown::run(&args.try_into()?),
         Command::EnvoyConfig(args) => envoy_config::run(&args.try_into()?),
     }
 }

@@ -1,6 +1,9 @@
 //! `ebb serve`: the control plane alone.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use super::{
     common,
@@ -8,7 +11,12 @@ use super::{
     logging::{Log, LogArgs},
     paths::Surroundings,
 };
-use crate::{address::Address, core::policy::Policy, serve::ServeOptions};
+use crate::{
+    address::Address,
+    config::{self, Config, State},
+    core::policy::Policy,
+    serve::ServeOptions,
+};
 
 /// Run the control plane
 ///
@@ -17,6 +25,9 @@ use crate::{address::Address, core::policy::Policy, serve::ServeOptions};
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
+    /// A configuration file (TOML): its [control_plane] and [drain]; flags override it. Its processes are for `ebb run`
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Where to listen: `unix:/path` (made with mode 0600) or `host:port`; may be repeated [default:
     /// unix:/run/ebb/ebb.sock for root, else unix:$XDG_RUNTIME_DIR/ebb/ebb.sock, else unix:/tmp/ebb-UID/ebb.sock]
     #[arg(long, value_name = "ADDR")]
@@ -35,6 +46,7 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   ebb serve
+  ebb serve --config ebb.toml
   ebb serve --listen unix:/run/ebb/ebb.sock --listen 127.0.0.1:9901
   ebb serve --listen unix:/tmp/ebb.sock --state \"\"      nothing is written to disk
   EBB_LOG=debug ebb serve --log-format json";
@@ -50,12 +62,13 @@ impl TryFrom<Args> for Serve {
     type Error = Failure;
 
     fn try_from(args: Args) -> Result<Self, Failure> {
-        let options = ServeOptions {
-            listen: listen(args.listen, args.insecure, &Surroundings::of_this_process())?,
+        let config = args.config.as_deref().map(configuration).transpose()?;
+        let given = Given {
+            listen: args.listen,
             insecure: args.insecure,
-            state: state(args.state, &Surroundings::of_this_process())?,
-            policy: Policy::default(),
+            state: args.state,
         };
+        let options = given.options(config.as_ref())?;
         Ok(Self {
             options,
             log: args.log.try_into()?,
@@ -77,6 +90,62 @@ pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+/// Reads a configuration file.
+///
+/// # Errors
+/// All of its problems, a line each.
+pub(super) fn configuration(path: &Path) -> Result<Config, Failure> {
+    config::load(path, super::run::grace_period().as_deref())
+        .map_err(|error| Failure::Usage(error.to_string()))
+}
+
+/// What the command line says of the control plane.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) listen: Vec<String>,
+    pub(super) insecure: bool,
+    pub(super) state: Option<OsString>,
+}
+
+impl Given {
+    /// Flags, else the file, else the defaults.
+    ///
+    /// # Errors
+    /// An address that is open to others, or no place for the state.
+    pub(super) fn options(self, config: Option<&Config>) -> Result<ServeOptions, Failure> {
+        let surroundings = Surroundings::of_this_process();
+        let mut given = self.listen;
+        let mut directory = self.state;
+        let mut policy = Policy::default();
+        if let Some(config) = config {
+            if given.is_empty() {
+                given = config
+                    .control_plane
+                    .listen
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+            }
+            if directory.is_none() {
+                directory = match &config.control_plane.state {
+                    State::Default => None,
+                    State::Memory => Some(OsString::new()),
+                    State::Directory(directory) => Some(directory.clone().into_os_string()),
+                };
+            }
+            policy = policy
+                .with(&config.drain)
+                .map_err(|error| Failure::Usage(error.to_string()))?;
+        }
+        Ok(ServeOptions {
+            listen: listen(given, self.insecure, &surroundings)?,
+            insecure: self.insecure,
+            state: state(directory, &surroundings)?,
+            policy,
+        })
+    }
+}
+
 fn listen(given: Vec<String>, insecure: bool, surroundings: &Surroundings) -> Result<Vec<Address>, Failure> {
     if given.is_empty() {
         return Ok(vec![surroundings.address()]);
@@ -85,7 +154,7 @@ fn listen(given: Vec<String>, insecure: bool, surroundings: &Surroundings) -> Re
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
     match addresses.iter().find(|address| !address.is_loopback()) {
         Some(open) if !insecure => Err(Failure::Usage(format!(
-            "--listen: {open} is open to other machines, without TLS: anybody there could start and cancel drains; \
+            "listen: {open} is open to other machines, without TLS: anybody there could start and cancel drains; \
              listen on unix:/path or 127.0.0.1:port, or add --insecure if the network is trusted"
         ))),
         _ => Ok(addresses),

@@ -6,11 +6,13 @@
 //! | `filter` | `FilterService`: the streams that filters open |
 //! | `drain` | `DrainService` |
 //! | `fleet` | `FleetService` |
+//! | `process` | `ProcessService` |
 
 mod drain;
 mod filter;
 mod fleet;
 mod listen;
+mod process;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,7 +21,7 @@ use ebb_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
         drain_service_server::DrainServiceServer, filter_service_server::FilterServiceServer,
-        fleet_service_server::FleetServiceServer,
+        fleet_service_server::FleetServiceServer, process_service_server::ProcessServiceServer,
     },
 };
 use tokio::{
@@ -30,7 +32,7 @@ use tokio::{
 use tonic::{server::NamedService, transport::server::Router};
 use tonic_health::server::HealthReporter;
 
-use crate::{address::Address, core::policy::Policy, engine::Engine, store::Store};
+use crate::{address::Address, core::policy::Policy, engine::Engine, store::Store, supervisor};
 use listen::Listener;
 
 /// How long connections may take to close once their streams have been told to.
@@ -69,6 +71,17 @@ impl Server {
     /// # Errors
     /// The store or a socket cannot be opened; the message names it.
     pub async fn start(options: ServeOptions) -> anyhow::Result<Self> {
+        Self::start_with(options, None).await
+    }
+
+    /// As [`Server::start`], and tells of the processes that are kept.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(
+        options: ServeOptions,
+        supervisor: Option<supervisor::Handle>,
+    ) -> anyhow::Result<Self> {
         if let Some(open) = options
             .listen
             .iter()
@@ -100,7 +113,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         for listener in listeners {
-            let router = router(&engine)?.add_service(health_service.clone());
+            let router = router(&engine, supervisor.clone())?.add_service(health_service.clone());
             servers.spawn(listener.serve(router, stopped.clone()));
         }
         let server = Self {
@@ -124,7 +137,8 @@ impl Server {
         &self.engine
     }
 
-    async fn set_serving(&self, serving: bool) {
+    /// What grpc.health.v1 says, of every service.
+    pub async fn set_serving(&self, serving: bool) {
         use tonic_health::ServingStatus::{NotServing, Serving};
         let status = if serving { Serving } else { NotServing };
         let names = [
@@ -132,6 +146,7 @@ impl Server {
             <FilterServiceServer<filter::Filters> as NamedService>::NAME,
             <DrainServiceServer<drain::Drains> as NamedService>::NAME,
             <FleetServiceServer<fleet::Nodes> as NamedService>::NAME,
+            <ProcessServiceServer<process::Processes> as NamedService>::NAME,
         ];
         for name in names {
             self.health.set_service_status(name, status).await;
@@ -185,7 +200,7 @@ pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn router(engine: &Engine) -> anyhow::Result<Router> {
+fn router(engine: &Engine, supervisor: Option<supervisor::Handle>) -> anyhow::Result<Router> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -201,7 +216,8 @@ fn router(engine: &Engine) -> anyhow::Result<Router> {
                 .max_decoding_message_size(filter::MAX_REPORT),
         )
         .add_service(DrainServiceServer::new(drain::Drains::new(engine.clone())))
-        .add_service(FleetServiceServer::new(fleet::Nodes::new(engine.clone()))))
+        .add_service(FleetServiceServer::new(fleet::Nodes::new(engine.clone())))
+        .add_service(ProcessServiceServer::new(process::Processes::new(supervisor))))
 }
 
 /// What a call gets once the control plane is going away.

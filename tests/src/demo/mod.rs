@@ -1,6 +1,6 @@
 //! The demo: acts that each show one thing on real parts, under load, and end with a report.
 //!
-//! An act gets the [`Screen`] and returns its [`Report`]; [`run`] plays them one after the other. Everything that an act
+//! An act gets the `Screen` and returns its `Report`; [`run`] plays them one after the other. Everything that an act
 //! starts is a guard, so leaving it early, by an error or by a signal, leaves no process behind.
 
 mod clients;

@@ -9,6 +9,7 @@ use crate::cli::{
     exit::Failure,
     fleet::{Fleet, scope},
     output::{self, Reader, one_line},
+    processes::ProcessView,
     screen::Screen,
 };
 
@@ -114,6 +115,7 @@ fn timeless(fleet: &Fleet) -> Fleet {
     for drain in &mut fleet.drains {
         drain.elapsed_ms = 0;
     }
+    fleet.processes.iter_mut().for_each(ProcessView::forget_time);
     fleet
 }
 
@@ -147,6 +149,9 @@ fn facts(fleet: &Fleet) -> BTreeMap<String, String> {
             drain.phase, drain.in_flight
         );
         facts.insert(format!("drain {}", one_line(&drain.id)), text);
+    }
+    for process in &fleet.processes {
+        facts.insert(format!("process {}", process.name), process.fact());
     }
     facts
 }

@@ -1,0 +1,21 @@
+//! What an unset key means. The one place of these numbers; those of
+//! `[drain]` are [`Policy::default`](crate::core::policy::Policy).
+
+use std::time::Duration;
+
+/// `[shutdown] grace_period`: what orchestrators give unless told otherwise.
+pub const GRACE_PERIOD: Duration = Duration::from_secs(30);
+/// Part of the grace period that is kept for the last SIGKILL, for reaping and for the report.
+pub const RESERVE: Duration = Duration::from_millis(500);
+/// `process.ready.timeout`.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// `process.ready.interval`.
+pub const READY_INTERVAL: Duration = Duration::from_millis(100);
+/// `process.stop.timeout`: a chain of three with a drain of 15 s fits the usual 30 s.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(4);
+/// `process.restart.backoff`.
+pub const RESTART_BACKOFF: Duration = Duration::from_millis(500);
+/// Waits between restarts double from the backoff up to this.
+pub const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A process that was ready for this long has its restarts forgotten.
+pub const RESTART_FORGET: Duration = Duration::from_secs(60);

@@ -1,0 +1,294 @@
+//! Envoy's admin endpoint. Every call is bounded at [`CALL`] and none is needed for a drain to work.
+
+use std::{collections::HashMap, time::Duration};
+
+use hyper::{Method, StatusCode, body::Bytes};
+use serde::Deserialize;
+
+use super::http;
+use crate::address::Address;
+
+/// Bound of every call.
+pub const CALL: Duration = Duration::from_secs(1);
+
+/// An admin endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin(pub Address);
+
+/// Why a call to an admin endpoint failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// No answer.
+    #[error("admin: {0}")]
+    Http(#[from] http::HttpError),
+    /// It refused.
+    #[error("admin: {0} answered {1}")]
+    Status(String, StatusCode),
+    /// It answered something else than Envoy does.
+    #[error("admin: {0} answered what is not understood: {1}")]
+    Unreadable(&'static str, serde_json::Error),
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    stats: Vec<Stat>,
+}
+
+#[derive(Deserialize)]
+struct Stat {
+    // `histograms` has neither.
+    name: Option<String>,
+    value: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Clusters {
+    #[serde(default)]
+    cluster_statuses: Vec<Cluster>,
+}
+
+#[derive(Deserialize)]
+struct Cluster {
+    #[serde(default)]
+    host_statuses: Vec<Host>,
+}
+
+#[derive(Deserialize)]
+struct Host {
+    address: HostAddress,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    stats: Vec<HostStat>,
+}
+
+#[derive(Deserialize)]
+struct HostAddress {
+    socket_address: Option<SocketAddress>,
+    pipe: Option<Pipe>,
+}
+
+#[derive(Deserialize)]
+struct SocketAddress {
+    address: String,
+    #[serde(default)]
+    port_value: u16,
+}
+
+#[derive(Deserialize)]
+struct Pipe {
+    path: String,
+}
+
+#[derive(Deserialize)]
+struct HostStat {
+    name: String,
+    // Envoy writes 64 bit numbers as text, and leaves 0 out.
+    #[serde(default)]
+    value: String,
+}
+
+impl Admin {
+    /// Makes every health check of this Envoy fail; connections are closed as their requests end.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn fail_health(&self) -> Result<(), AdminError> {
+        self.call(Method::POST, "/healthcheck/fail").await.map(drop)
+    }
+
+    /// Undoes [`Admin::fail_health`].
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn restore_health(&self) -> Result<(), AdminError> {
+        self.call(Method::POST, "/healthcheck/ok").await.map(drop)
+    }
+
+    /// Closes the listening sockets; connections that are open stay. Cannot be undone.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn stop_accepting(&self) -> Result<(), AdminError> {
+        self.call(Method::POST, "/drain_listeners").await.map(drop)
+    }
+
+    /// Requests in flight in this Envoy, over all of its listeners; those to the admin endpoint itself are not counted.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn requests_in_flight(&self) -> Result<u64, AdminError> {
+        let path = "/stats?format=json&type=Gauges&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24";
+        let body = self.call(Method::GET, path).await?;
+        let stats: Stats =
+            serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/stats", error))?;
+        let counted = stats
+            .stats
+            .iter()
+            .filter(|stat| stat.name.as_deref() != Some("http.admin.downstream_rq_active"));
+        Ok(counted.filter_map(|stat| stat.value).sum())
+    }
+
+    /// Requests in flight towards every upstream endpoint, by its address as `ip:port` or `unix:/path`, and by its host
+    /// name as `name:port` where it has one.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn in_flight_by_endpoint(&self) -> Result<HashMap<String, u64>, AdminError> {
+        let body = self.call(Method::GET, "/clusters?format=json").await?;
+        let clusters: Clusters =
+            serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/clusters", error))?;
+        let mut endpoints = HashMap::new();
+        for host in clusters
+            .cluster_statuses
+            .iter()
+            .flat_map(|cluster| &cluster.host_statuses)
+        {
+            let active = host.stats.iter().find(|stat| stat.name == "rq_active");
+            let active = active
+                .and_then(|stat| stat.value.parse::<u64>().ok())
+                .unwrap_or(0);
+            for name in host.names() {
+                *endpoints.entry(name).or_insert(0) += active;
+            }
+        }
+        Ok(endpoints)
+    }
+
+    async fn call(&self, method: Method, path: &str) -> Result<Bytes, AdminError> {
+        let (status, body) = http::request(method, &self.0, path, CALL).await?;
+        if status.is_success() {
+            return Ok(body);
+        }
+        let path = path.split('?').next().unwrap_or(path);
+        Err(AdminError::Status(path.to_owned(), status))
+    }
+}
+
+impl Host {
+    fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        if let Some(socket) = &self.address.socket_address {
+            let tcp = |host: &str| Address::Tcp {
+                host: host.to_owned(),
+                port: socket.port_value,
+            };
+            names.push(tcp(&socket.address).to_string());
+            if !self.hostname.is_empty() && self.hostname != socket.address {
+                names.push(tcp(&self.hostname).to_string());
+            }
+        }
+        if let Some(pipe) = &self.address.pipe {
+            names.push(format!("unix:{}", pipe.path));
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    use super::*;
+
+    /// Answers one request on a socket in a directory of its own, and gives its first line.
+    async fn answering(answer: &'static str) -> (tempfile::TempDir, Admin, tokio::task::JoinHandle<String>) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("admin.sock");
+        let listener = UnixListener::bind(&path).expect("bound");
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            stream.write_all(answer.as_bytes()).await.expect("answered");
+            String::from_utf8_lossy(&request)
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        });
+        (directory, Admin(Address::Unix(path)), served)
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_are_summed_without_those_to_the_admin() {
+        let answer = "HTTP/1.1 200 OK\r\n\r\n{\"stats\":[{\"name\":\"http.admin.downstream_rq_active\",\"value\":1},\
+                      {\"name\":\"http.ingress.downstream_rq_active\",\"value\":2},\
+                      {\"name\":\"http.internal.downstream_rq_active\",\"value\":3},{\"histograms\":{}}]}";
+        let (_directory, admin, served) = answering(answer).await;
+        assert_eq!(admin.requests_in_flight().await.expect("answered"), 5);
+        assert!(
+            served
+                .await
+                .expect("served")
+                .starts_with("GET /stats?format=json&type=Gauges&filter=")
+        );
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_known_by_address_and_by_name() {
+        let answer = r#"{"cluster_statuses":[{"name":"a","host_statuses":[
+            {"address":{"socket_address":{"address":"127.0.0.1","port_value":80}},"hostname":"localhost",
+             "stats":[{"name":"rq_active","type":"GAUGE","value":"7"},{"name":"cx_active","type":"GAUGE"}]},
+            {"address":{"pipe":{"path":"/run/b.sock"}},"stats":[{"name":"rq_active","type":"GAUGE"}]}]},
+            {"name":"b","host_statuses":[
+            {"address":{"socket_address":{"address":"127.0.0.1","port_value":80}},
+             "stats":[{"name":"rq_active","value":"1"}]}]},{"name":"empty"}]}"#;
+        let (_directory, admin, _served) = answering(Box::leak(
+            format!("HTTP/1.1 200 OK\r\n\r\n{answer}").into_boxed_str(),
+        ))
+        .await;
+        let counts = admin.in_flight_by_endpoint().await.expect("answered");
+        assert_eq!(
+            counts.get("127.0.0.1:80"),
+            Some(&8),
+            "over all clusters: {counts:?}"
+        );
+        assert_eq!(counts.get("localhost:80"), Some(&7));
+        assert_eq!(counts.get("unix:/run/b.sock"), Some(&0), "0 is left out by Envoy");
+    }
+
+    #[tokio::test]
+    async fn commands_are_posted_and_a_refusal_is_an_error() {
+        let (_directory, admin, served) = answering("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nOK\n").await;
+        admin.stop_accepting().await.expect("answered");
+        assert_eq!(served.await.expect("served"), "POST /drain_listeners HTTP/1.1");
+        let (_directory, admin, served) = answering("HTTP/1.1 405 No\r\ncontent-length: 0\r\n\r\n").await;
+        let error = admin.fail_health().await.expect_err("refused").to_string();
+        assert_eq!(error, "admin: /healthcheck/fail answered 405 Method Not Allowed");
+        assert_eq!(served.await.expect("served"), "POST /healthcheck/fail HTTP/1.1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("admin.sock");
+        let _listener = UnixListener::bind(&path).expect("bound");
+        let error = Admin(Address::Unix(path))
+            .restore_health()
+            .await
+            .expect_err("no answer");
+        assert!(error.to_string().ends_with("did not answer within 1s"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nonsense_and_nobody_are_errors() {
+        let (_directory, admin, _served) = answering("HTTP/1.1 200 OK\r\n\r\nhello").await;
+        let error = admin.requests_in_flight().await.expect_err("no JSON").to_string();
+        assert!(
+            error.starts_with("admin: /stats answered what is not understood"),
+            "{error}"
+        );
+        let (_directory, admin, _served) = answering("SSH-2.0-hello\r\n\r\n").await;
+        assert!(admin.requests_in_flight().await.is_err());
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let admin = Admin(Address::Unix(directory.path().join("nobody")));
+        let error = admin.requests_in_flight().await.expect_err("nobody").to_string();
+        assert!(error.contains("cannot connect to unix:"), "{error}");
+    }
+}

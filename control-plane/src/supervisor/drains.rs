@@ -1,0 +1,171 @@
+//! The drains of a shutdown, run by the control plane's own engine.
+
+use std::time::Duration;
+
+use ebb_proto::v1::{self, Phase};
+
+use super::machine::DrainOutcome;
+use crate::{
+    core::{
+        drains::StartRequest,
+        policy::{OnTimeout, PolicyOverrides},
+    },
+    engine::{Engine, Gone},
+};
+
+/// Marks the drains of a shutdown, so that the next run knows those that a dead one left.
+const MARK: &str = "ebb-shutdown/";
+
+/// A drain ends this much before its bound, so that its own account of what is left comes in time.
+const ANSWER_WITHIN: Duration = Duration::from_millis(20);
+
+/// Drains for the supervisor.
+#[derive(Clone, Debug)]
+pub struct Drains {
+    engine: Engine,
+    /// The configured quiet period, or the default.
+    quiet_period: Duration,
+}
+
+/// What to drain, and how long.
+#[derive(Clone, Debug)]
+pub struct DrainRequest {
+    /// The process that serves the listeners; for people.
+    pub process: String,
+    /// Names; empty = all.
+    pub listeners: Vec<String>,
+    /// How long they go on serving as usual first.
+    pub announce: Duration,
+    /// How long nothing may be in flight and nothing arrive.
+    pub quiet_period: Duration,
+    /// Bound over all of it.
+    pub timeout: Duration,
+}
+
+impl Drains {
+    /// On this engine.
+    #[must_use]
+    pub fn new(engine: Engine, quiet_period: Duration) -> Self {
+        Self { engine, quiet_period }
+    }
+
+    /// How long nothing may be in flight and nothing arrive before a drain is done.
+    #[must_use]
+    pub fn quiet_period(&self) -> Duration {
+        self.quiet_period
+    }
+
+    /// Runs a drain to its end. Dropping the future leaves it running: its listeners go on closing.
+    ///
+    /// # Errors
+    /// It cannot be started, in words: nothing is known of these listeners.
+    pub async fn run(&self, request: DrainRequest) -> Result<DrainOutcome, String> {
+        let id = format!("shutdown-{}-{:04x}", request.process, fastrand::u16(..));
+        let start = StartRequest {
+            request_id: format!("{MARK}{id}"),
+            id: id.clone(),
+            scope: v1::Scope {
+                nodes: Vec::new(),
+                listeners: request.listeners.clone(),
+            }
+            .into(),
+            overrides: policy(&request),
+        };
+        let gone = |Gone| Gone.to_string();
+        let started = self.engine.start_drain(start).await.map_err(gone)?;
+        started.map_err(|error| error.to_string())?;
+        let Some(mut views) = self.engine.watch_drain(id).await.map_err(gone)? else {
+            return Err("the drain is not known any more".to_owned());
+        };
+        let ended = views
+            .wait_for(|drain| outcome(drain).is_some())
+            .await
+            .map_err(|_| gone(Gone))?;
+        outcome(&ended).ok_or_else(|| gone(Gone))
+    }
+
+    /// Releases the drains of shutdowns that have ended, also those of a run that died: the next processes serve.
+    pub async fn release(&self) {
+        let Ok(drains) = self.engine.drains().await else {
+            return;
+        };
+        let ours = drains
+            .into_iter()
+            .filter(|drain| drain.request_id.starts_with(MARK));
+        for drain in ours.filter(|drain| drain.holding || outcome(drain).is_none()) {
+            // Gone is released as well.
+            let _ = self.engine.cancel(drain.id).await;
+        }
+    }
+
+    /// Which drain keeps this from serving as usual, in words.
+    pub async fn closing(&self) -> Option<String> {
+        let drains = self.engine.drains().await.ok()?;
+        let drain = drains
+            .into_iter()
+            .find(|drain| drain.holding || outcome(drain).is_none())?;
+        let listeners = drain.scope.map(|scope| scope.listeners).unwrap_or_default();
+        let what = if listeners.is_empty() {
+            "every listener".to_owned()
+        } else {
+            listeners.join(", ")
+        };
+        Some(format!("drain {} of {what}", drain.id))
+    }
+
+    /// Requests in flight of every Envoy that is attached; `None` where a reporter is unknown, or nobody is attached.
+    pub async fn in_flight(&self) -> Option<u64> {
+        let nodes = self.engine.nodes().await.ok()?;
+        let live = |reporter: &v1::Reporter| reporter.state() == v1::ReporterState::Live;
+        let known = nodes.iter().all(|node| node.reporters.iter().all(live));
+        let listeners = nodes.iter().flat_map(|node| &node.listeners);
+        (known && !nodes.is_empty()).then(|| listeners.map(|listener| listener.in_flight).sum())
+    }
+}
+
+/// A shutdown always proceeds, and takes what time is left.
+fn policy(request: &DrainRequest) -> PolicyOverrides {
+    let timeout = request.timeout.saturating_sub(ANSWER_WITHIN);
+    // Where less time is left than was planned, the announcement and the quiet period still have to fit.
+    PolicyOverrides {
+        announce: Some(request.announce.min(timeout / 2)),
+        quiet_period: Some(request.quiet_period.min(timeout / 4)),
+        timeout: Some(timeout),
+        on_timeout: Some(OnTimeout::Proceed),
+        ..PolicyOverrides::default()
+    }
+}
+
+fn outcome(drain: &v1::Drain) -> Option<DrainOutcome> {
+    match drain.phase() {
+        Phase::Drained => Some(DrainOutcome::Drained),
+        Phase::TimedOut => Some(DrainOutcome::TimedOut(left(drain))),
+        Phase::Cancelled => Some(DrainOutcome::Cancelled),
+        Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
+    }
+}
+
+fn left(drain: &v1::Drain) -> String {
+    let listeners = drain.listeners.iter().filter(|listener| listener.in_flight > 0);
+    let mut parts: Vec<String> = listeners
+        .map(|listener| {
+            format!(
+                "{} in flight on {} of {}",
+                listener.in_flight, listener.name, listener.node
+            )
+        })
+        .collect();
+    parts.extend(drain.unknown_reporters.iter().map(|unknown| {
+        let v1::UnknownReporter {
+            node,
+            reporter,
+            reason,
+        } = unknown;
+        format!("reporter {reporter} of {node} unknown ({reason})")
+    }));
+    if parts.is_empty() {
+        "nothing was left, but it was not yet quiet for long enough".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}

@@ -1,0 +1,328 @@
+//! Carrying out what the machine wants of a process: starting, probing, draining, signalling.
+
+use std::{future::Future, path::Path, sync::Arc, time::Instant};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use super::Supervisor;
+use crate::{
+    address::Address,
+    config::{Check, Command, Origin, Process},
+    supervisor::{
+        admin::Admin,
+        attach::Attached,
+        drains::{DrainRequest, Drains},
+        evidence::{self, Proxy},
+        handle::Request,
+        machine::{Event, ExitStatus, ProcessEffect, ProcessEvent},
+        output::Stream,
+        plan::ProcessId,
+        probe,
+        process::{Child, Children, Life},
+    },
+};
+
+/// A process and what is being done for it.
+#[derive(Debug)]
+pub(super) struct Supervised {
+    config: Arc<Process>,
+    body: Body,
+    chore: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Body {
+    None,
+    Child(u32),
+    Attached(Attached),
+}
+
+impl Supervisor {
+    pub(super) fn act(&mut self, id: ProcessId, run: u32, effect: ProcessEffect, drains: &Drains) {
+        let Some(process) = self.processes.get_mut(id.index()) else {
+            return;
+        };
+        if effect != ProcessEffect::FailHealth {
+            process.drop_chore();
+        }
+        let config = Arc::clone(&process.config);
+        let admin = config
+            .drain
+            .as_ref()
+            .and_then(|drain| drain.admin.clone())
+            .map(Admin);
+        let answer = Answer {
+            id,
+            run,
+            requests: self.requests.clone(),
+        };
+        match effect {
+            ProcessEffect::Spawn => self.spawn(id, &config, answer),
+            ProcessEffect::Probe => {
+                let children = self.children.clone();
+                process.chore = Some(answer.after(async move { probed(&config, &children).await }));
+            }
+            ProcessEffect::FailHealth => {
+                tokio::spawn(async move {
+                    if let Some(admin) = admin
+                        && let Err(error) = admin.fail_health().await
+                    {
+                        tracing::warn!(process = config.name, %error, "its health checks cannot be made to fail");
+                    }
+                });
+            }
+            ProcessEffect::Drain { announce, timeout } => {
+                let drains = drains.clone();
+                let request = DrainRequest {
+                    process: config.name.clone(),
+                    listeners: config
+                        .drain
+                        .as_ref()
+                        .map(|drain| drain.listeners.clone())
+                        .unwrap_or_default(),
+                    announce,
+                    quiet_period: drains.quiet_period(),
+                    timeout,
+                };
+                process.chore = Some(answer.after(async move {
+                    ProcessEvent::DrainEnded(evidence::drain(&drains, request, admin.as_ref()).await)
+                }));
+            }
+            ProcessEffect::Close => {
+                process.chore = Some(answer.after(async move {
+                    let closed = match admin {
+                        Some(admin) => admin.stop_accepting().await.map_err(|error| error.to_string()),
+                        None => Err("no admin endpoint is configured".to_owned()),
+                    };
+                    ProcessEvent::Closed(closed)
+                }));
+            }
+            ProcessEffect::AwaitListeners { .. } => {
+                let drains = drains.clone();
+                process.chore = Some(answer.after(async move {
+                    if let Some(admin) = admin {
+                        evidence::listeners_quiet(&drains, &admin).await;
+                    }
+                    ProcessEvent::ListenersQuiet
+                }));
+            }
+            ProcessEffect::AwaitGate { .. } => {
+                let (drains, proxies) = (drains.clone(), self.proxies());
+                let chore = answer.after(async move {
+                    evidence::gate_quiet(&drains, &config.gate, &proxies).await;
+                    ProcessEvent::GateQuiet
+                });
+                if let Some(process) = self.processes.get_mut(id.index()) {
+                    process.chore = Some(chore);
+                }
+            }
+            ProcessEffect::Signal(signal) => process.signal(&self.children, signal),
+            ProcessEffect::Kill => process.signal(&self.children, Signal::SIGKILL),
+        }
+    }
+
+    fn spawn(&mut self, id: ProcessId, config: &Arc<Process>, answer: Answer) {
+        let started = match &config.origin {
+            Origin::Command(command) => {
+                for socket in own_sockets(config) {
+                    probe::clear_stale_socket(socket);
+                }
+                self.start_child(id, config, command, &answer)
+            }
+            Origin::Attach(to) => Attached::new(to)
+                .map(|attached| {
+                    let (pid, mut watched) = (attached.pid(), attached.clone());
+                    if let Some(process) = self.processes.get_mut(id.index()) {
+                        process.body = Body::Attached(attached);
+                    }
+                    answer.after(async move {
+                        watched.exited().await;
+                        ProcessEvent::Exited {
+                            status: ExitStatus::Unknown,
+                            leftovers: false,
+                        }
+                    });
+                    ProcessEvent::Spawned { pid }
+                })
+                .map_err(|error| (error.to_string(), 1)),
+        };
+        let event = started.unwrap_or_else(|(error, code)| ProcessEvent::SpawnFailed { error, code });
+        self.answers.push_back(answer.event(event));
+    }
+
+    fn start_child(
+        &mut self,
+        id: ProcessId,
+        config: &Process,
+        command: &Command,
+        answer: &Answer,
+    ) -> Result<ProcessEvent, (String, i32)> {
+        let child = self
+            .children
+            .spawn(command)
+            .map_err(|error| (error.to_string(), error.code))?;
+        let Child {
+            pid,
+            stdout,
+            stderr,
+            life,
+        } = child;
+        if let Some(pipe) = stdout {
+            self.output.pass(&config.name, Stream::Stdout, pipe);
+        }
+        if let Some(pipe) = stderr {
+            self.output.pass(&config.name, Stream::Stderr, pipe);
+        }
+        if let Some(process) = self.processes.get_mut(id.index()) {
+            process.body = Body::Child(pid);
+        }
+        tokio::spawn(watch_life(life, answer.clone()));
+        Ok(ProcessEvent::Spawned { pid })
+    }
+
+    /// Proxies that are alive now.
+    fn proxies(&self) -> Vec<Proxy> {
+        let view = self.machine.view(Instant::now());
+        let alive = self
+            .processes
+            .iter()
+            .zip(view)
+            .filter(|(_, view)| view.pid.is_some());
+        let drains = alive.filter_map(|(process, _)| process.config.drain.as_ref());
+        drains
+            .map(|drain| Proxy {
+                admin: drain.admin.clone().map(Admin),
+            })
+            .collect()
+    }
+
+    pub(super) fn forward(&self, signal: Signal) {
+        tracing::info!(%signal, "forwarding to every process");
+        for (process, view) in self.processes.iter().zip(self.machine.view(Instant::now())) {
+            if view.pid.is_some() {
+                process.signal(&self.children, signal);
+            }
+        }
+    }
+}
+
+impl Supervised {
+    pub(super) fn new(config: &Process) -> Self {
+        Self {
+            config: Arc::new(config.clone()),
+            body: Body::None,
+            chore: None,
+        }
+    }
+
+    pub(super) fn drop_chore(&mut self) {
+        if let Some(chore) = self.chore.take() {
+            chore.abort();
+        }
+    }
+
+    fn signal(&self, children: &Children, signal: Signal) {
+        match &self.body {
+            Body::None => {}
+            Body::Child(pid) => children.signal(*pid, signal),
+            Body::Attached(attached) => attached.signal(signal),
+        }
+    }
+}
+
+/// Where the answer to an effect goes.
+#[derive(Clone)]
+struct Answer {
+    id: ProcessId,
+    run: u32,
+    requests: mpsc::Sender<Request>,
+}
+
+impl Answer {
+    fn event(&self, event: ProcessEvent) -> Event {
+        Event::Process(self.id, self.run, event)
+    }
+
+    async fn send(&self, event: ProcessEvent) {
+        // Without a supervisor there is nobody to tell.
+        let _ = self.requests.send(Request::Event(self.event(event))).await;
+    }
+
+    /// Runs something, and answers with what it comes to.
+    fn after(&self, chore: impl Future<Output = ProcessEvent> + Send + 'static) -> JoinHandle<()> {
+        let answer = self.clone();
+        tokio::spawn(async move { answer.send(chore.await).await })
+    }
+}
+
+async fn watch_life(mut life: watch::Receiver<Life>, answer: Answer) {
+    let mut told = false;
+    loop {
+        let now = *life.borrow_and_update();
+        match now {
+            Life::Alive => {}
+            Life::Leftovers(status) if !told => {
+                told = true;
+                answer
+                    .send(ProcessEvent::Exited {
+                        status,
+                        leftovers: true,
+                    })
+                    .await;
+            }
+            Life::Leftovers(_) => {}
+            Life::Gone(_) if told => return answer.send(ProcessEvent::GroupGone).await,
+            Life::Gone(status) => {
+                return answer
+                    .send(ProcessEvent::Exited {
+                        status,
+                        leftovers: false,
+                    })
+                    .await;
+            }
+        }
+        if life.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn probed(config: &Process, children: &Children) -> ProcessEvent {
+    let command = match &config.origin {
+        Origin::Command(command) => Some(command),
+        Origin::Attach(_) => None,
+    };
+    let ready = match &config.ready {
+        Some(ready) => probe::until_ready(ready, command, children).await,
+        None => Ok(()),
+    };
+    match ready {
+        Ok(()) => ProcessEvent::Ready,
+        Err(why) => ProcessEvent::NotReady { why },
+    }
+}
+
+/// Sockets that the process will make, as far as the configuration names them.
+fn own_sockets(config: &Process) -> Vec<&Path> {
+    let mut own: Vec<&Path> = Vec::new();
+    match config.ready.as_ref().map(|ready| &ready.check) {
+        Some(Check::Unix(path)) => own.push(path),
+        Some(Check::Http(target)) => own.extend(unix_path(&target.address)),
+        _ => {}
+    }
+    if let Some(admin) = config.drain.as_ref().and_then(|drain| drain.admin.as_ref()) {
+        own.extend(unix_path(admin));
+    }
+    own
+}
+
+fn unix_path(address: &Address) -> Option<&Path> {
+    match address {
+        Address::Unix(path) => Some(path),
+        Address::Tcp { .. } => None,
+    }
+}

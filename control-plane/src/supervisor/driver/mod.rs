@@ -1,0 +1,191 @@
+//! The task that drives the machine: it reads the clock, feeds in what happens, and carries out what follows.
+
+mod act;
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{mpsc, watch};
+
+use self::act::Supervised;
+use super::{
+    drains::Drains,
+    handle::{Handle, Request, Status, Told, report},
+    machine::{Effect, Event, Machine, ProcessEvent, Record, What},
+    output::{Output, OutputFormat},
+    plan::Plan,
+    process::Children,
+    signals::{Received, Signals},
+    tell::Severity,
+};
+use crate::config::Config;
+
+/// Requests and events that may wait for the task; beyond it the senders wait.
+const QUEUE: usize = 1024;
+
+/// How long what outlived its process is killed, and how long the last output may take, at the very end.
+const CLEAN_UP: Duration = Duration::from_millis(400);
+
+/// A supervisor that has not started anything yet. Signals are armed already: none is lost, and none ends this process.
+#[derive(Debug)]
+pub struct Supervisor {
+    processes: Vec<Supervised>,
+    machine: Machine,
+    children: Children,
+    output: Output,
+    signals: Signals,
+    inbox: mpsc::Receiver<Request>,
+    /// Also keeps the inbox open.
+    requests: mpsc::Sender<Request>,
+    /// Answers that are there at once, before anything else that happens.
+    answers: VecDeque<Event>,
+    status: watch::Sender<Status>,
+    shutdown_began: Option<Instant>,
+}
+
+impl Supervisor {
+    /// A supervisor for the processes of a configuration. One per process of the operating system: it reaps all
+    /// children.
+    ///
+    /// # Errors
+    /// The system refuses signals, threads or the role of the reaper.
+    pub fn new(config: &Config, format: OutputFormat) -> io::Result<Self> {
+        let signals = Signals::arm()?;
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let machine = Machine::new(Plan::new(config), Instant::now());
+        let status = Status {
+            unready: machine.unready(),
+            ..Status::default()
+        };
+        Ok(Self {
+            processes: config.processes.iter().map(Supervised::new).collect(),
+            machine,
+            children: Children::new()?,
+            output: Output::new(format)?,
+            signals,
+            inbox,
+            requests,
+            answers: VecDeque::from([Event::Start]),
+            status: watch::Sender::new(status),
+            shutdown_began: None,
+        })
+    }
+
+    /// A handle to it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle {
+            requests: self.requests.clone(),
+            status: self.status.subscribe(),
+        }
+    }
+
+    /// Starts the processes, keeps them, and stops them in order. Returns the exit code.
+    pub async fn run(mut self, drains: Drains) -> i32 {
+        // What the shutdown of a dead run holds must not hold the next processes.
+        drains.release().await;
+        let code = loop {
+            let event = match self.answers.pop_front() {
+                Some(event) => event,
+                None => self.next().await,
+            };
+            let effects = self.machine.handle(event, Instant::now());
+            let mut finished = None;
+            for effect in effects {
+                if let Effect::Finish { code } = effect {
+                    finished = Some(code);
+                } else {
+                    self.carry_out(effect, &drains);
+                }
+            }
+            self.publish(finished);
+            if let Some(code) = finished {
+                break code;
+            }
+        };
+        for line in report(&self.status.borrow().shutdown) {
+            tracing::info!("{line}");
+        }
+        self.children.sweep(CLEAN_UP).await;
+        drains.release().await;
+        self.output.flush(CLEAN_UP).await;
+        code
+    }
+
+    async fn next(&mut self) -> Event {
+        loop {
+            let deadline = self.machine.next_deadline();
+            let sleep = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                received = self.signals.next() => match received {
+                    Received::Stop(signal) => return Event::Signal(signal),
+                    Received::Forward(signal) => self.forward(signal),
+                },
+                Some(request) = self.inbox.recv() => match request {
+                    Request::Event(event) => {
+                        // Whatever was being done for a process that has ended is of no use any more.
+                        if let Event::Process(id, _, ProcessEvent::Exited { .. } | ProcessEvent::GroupGone) = &event
+                            && let Some(process) = self.processes.get_mut(id.index())
+                        {
+                            process.drop_chore();
+                        }
+                        return event;
+                    }
+                    // Who asked and went away needs no answer.
+                    Request::View(reply) => drop(reply.send(self.machine.view(Instant::now()))),
+                },
+                () = sleep => return Event::Tick,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, drains: &Drains) {
+        match effect {
+            // The status that is published after it says so.
+            Effect::Announce | Effect::Finish { .. } => {}
+            Effect::Record(record) => self.tell(&record),
+            Effect::Process(id, run, effect) => self.act(id, run, effect, drains),
+        }
+    }
+
+    fn tell(&mut self, record: &Record) {
+        let process = record.process.map(|id| self.machine.plan().name(id).to_owned());
+        let text = record.text(self.machine.plan());
+        match (record.severity(), &process) {
+            (Severity::Info, Some(process)) => tracing::info!(process, "{text}"),
+            (Severity::Info, None) => tracing::info!("{text}"),
+            (Severity::Warning, Some(process)) => tracing::warn!(process, "{text}"),
+            (Severity::Warning, None) => tracing::warn!("{text}"),
+        }
+        if matches!(record.what, What::ShutdownBegan(_)) {
+            self.shutdown_began = Some(Instant::now());
+        }
+        if let Some(began) = self.shutdown_began {
+            let told = Arc::new(Told {
+                at: SystemTime::now(),
+                since: began.elapsed(),
+                process,
+                text,
+                severity: record.severity(),
+            });
+            self.status.send_modify(|status| status.shutdown.push(told));
+        }
+    }
+
+    fn publish(&self, code: Option<i32>) {
+        self.status.send_modify(|status| {
+            status.generation += 1;
+            status.unready = self.machine.unready();
+            status.code = code;
+        });
+    }
+}

@@ -1,0 +1,4 @@
+mod property;
+mod start;
+mod stop;
+mod world;

@@ -1,0 +1,35 @@
+//! The supervisor: starts processes in dependency order, keeps them, and stops them in the order that keeps everything a
+//! request still needs alive.
+//!
+//! | file | what |
+//! |---|---|
+//! | `plan`, `machine` | the pure core: who may start or stop when |
+//! | `driver`, `handle`, `tell` | the task that drives it, and what others see of it |
+//! | `process`, `attach` | processes that Ebb starts, and those that it does not |
+//! | `probe`, `http`, `admin` | readiness checks and Envoy's admin endpoint |
+//! | `drains`, `evidence` | the drains of a shutdown, and waiting for traffic to end |
+//! | `health` | `/ready` and `/live` over HTTP |
+//! | `output` | what processes print |
+//! | `signals` | signals to Ebb itself |
+//! | `run` | all of it together: `ebb run` |
+
+pub mod admin;
+pub mod attach;
+pub mod drains;
+mod driver;
+pub mod evidence;
+pub mod handle;
+pub mod health;
+pub mod http;
+pub mod machine;
+pub mod output;
+pub mod plan;
+pub mod probe;
+pub mod process;
+mod run;
+pub mod signals;
+pub mod tell;
+
+pub use driver::Supervisor;
+pub use handle::{Handle, Status, Told};
+pub use run::run;

@@ -1,0 +1,82 @@
+//! `ebb run`: the control plane and its processes, from the first signal handler to the exit code.
+
+use std::{io, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat};
+use crate::{
+    config::Config,
+    core::policy::Policy,
+    serve::{ServeOptions, Server},
+};
+
+/// How often grpc.health.v1 learns of drains that others have begun. What the processes do it learns at once.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Runs until every process has stopped. Returns the exit code.
+///
+/// # Errors
+/// The control plane or the health endpoint cannot be started; no process was.
+pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<i32> {
+    let supervisor = Supervisor::new(config, format).context("cannot supervise")?;
+    let handle = supervisor.handle();
+    let mut server = Server::start_with(options, Some(handle.clone())).await?;
+    for address in server.addresses() {
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
+    }
+    let policy = Policy::default().with(&config.drain).unwrap_or_default();
+    let drains = Drains::new(server.engine().clone(), policy.quiet_period);
+    let health = match &config.control_plane.health {
+        Some(address) => {
+            let bound = Health::bind(address).await;
+            let bound = bound.with_context(|| format!("control_plane.health: cannot listen on {address}"))?;
+            Some(tokio::spawn(bound.serve(handle.clone(), drains.clone())))
+        }
+        None => None,
+    };
+    let supervising = tokio::spawn(supervisor.run(drains.clone()));
+    let code = keep(supervising, &mut server, &handle, &drains).await;
+    server.stop().await;
+    if let Some(health) = health {
+        health.abort();
+    }
+    code
+}
+
+/// Waits for the supervisor, and has grpc.health.v1 say what `/ready` says.
+async fn keep(
+    mut supervisor: JoinHandle<i32>,
+    server: &mut Server,
+    handle: &Handle,
+    drains: &Drains,
+) -> anyhow::Result<i32> {
+    let mut status = handle.status();
+    status.mark_changed();
+    let mut look_again = interval(LOOK_AGAIN);
+    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut serving = None;
+    let mut server_failed = false;
+    loop {
+        tokio::select! {
+            code = &mut supervisor => return code.context("the supervisor failed"),
+            ended = server.failed(), if !server_failed => {
+                // The processes serve without it; what holds them together must not be what ends them.
+                server_failed = true;
+                let error = ended.err().unwrap_or_else(|| io::Error::other("a listener ended").into());
+                tracing::error!("{error:#}");
+                continue;
+            }
+            Ok(()) = status.changed() => {}
+            _ = look_again.tick() => {}
+        }
+        let ready = status.borrow_and_update().unready.is_none() && drains.closing().await.is_none();
+        if serving.replace(ready) != Some(ready) {
+            server.set_serving(ready).await;
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `ebb run` with real processes: starts, stops, signals and what is left behind.
+// clippy.toml excuses test functions only, and these modules have helpers too.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing
+)]
+
+mod attach;
+mod group;
+mod health;
+mod keep;
+mod ready;
+mod stop;
+mod world;
