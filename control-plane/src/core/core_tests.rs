@@ -29,7 +29,14 @@ impl World {
             instant: Instant::now(),
             wall: SystemTime::now(),
         };
-        let core = Core::new(Policy::default(), records, now);
+        let core = Core::new(
+            Policy::default(),
+            record::Kept {
+                drains: records,
+                ..Default::default()
+            },
+            now,
+        );
         Self {
             core,
             start: now,

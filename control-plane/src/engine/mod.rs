@@ -102,10 +102,10 @@ impl Engine {
     /// # Errors
     /// The store cannot be read.
     pub fn start(defaults: Policy, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
-        let records = store.load()?;
-        if !records.is_empty() {
+        let kept = store.load()?;
+        if !kept.drains.is_empty() {
             tracing::info!(
-                drains = records.len(),
+                drains = kept.drains.len(),
                 "resuming what an earlier control plane left"
             );
         }
@@ -113,7 +113,7 @@ impl Engine {
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));
         }
-        let task = task::Task::new(defaults, records, store, requests.downgrade());
+        let task = task::Task::new(defaults, kept, store, requests.downgrade());
         tokio::spawn(task.run(inbox));
         Ok(Self {
             requests,
