@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ebb_proto::v1;
@@ -24,6 +24,9 @@ const ASK_AFTER: Duration = Duration::from_millis(250);
 
 /// Between two questions: each costs Envoy's main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// Envoy tells its uptime in whole seconds, cut off, so that it seems to have started up to a second later.
+const STARTED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// After a question or a lever that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -85,9 +88,16 @@ enum Health {
 pub(super) struct Admin {
     poll: Poll,
     health: Health,
+    /// Since when its process runs, to the second.
+    started: SystemTime,
 }
 
 impl Admin {
+    /// Whether a drain that has ended can have drained this process, and not one that had its place before.
+    fn was_there(&self, drain: &Drain) -> bool {
+        self.started <= drain.started_at + STARTED_WITHIN
+    }
+
     /// Whether Envoy closes its connections by itself.
     pub(super) fn closes(&self) -> bool {
         self.health == Health::Failed
@@ -130,7 +140,7 @@ pub(super) fn pulls_lever(drain: &Drain) -> bool {
 
 impl Core {
     /// The admin endpoint of a node was found: Envoy said itself whose it is.
-    pub(super) fn admin_found(&mut self, node: &str, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn admin_found(&mut self, node: &str, started: SystemTime, now: Now, out: &mut Vec<Effect>) {
         let node: Arc<str> = node.into();
         let health = if self.pulled_levers.contains(&node) {
             Health::RestoreAt(now.instant)
@@ -138,7 +148,11 @@ impl Core {
             Health::Serving
         };
         let poll = Poll::Idle { at: None };
-        let admin = Admin { poll, health };
+        let admin = Admin {
+            poll,
+            health,
+            started,
+        };
         // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
         self.admins.insert(node.clone(), admin);
         let covering = |drain: &&mut Drain| !drain.machine.is_ended() && drain.scope.has_node(&node);
@@ -327,7 +341,9 @@ impl Core {
             }
 
             let holds = |drain: &Drain| !matches!(drain.machine.outcome(), Some((_, Hold::Released)));
-            let close = of_node().any(|drain| pulls_lever(drain) && holds(drain));
+            // An Envoy that was started in the place of a drained one serves.
+            let covered = |drain: &Drain| !drain.machine.is_ended() || admin.was_there(drain);
+            let close = of_node().any(|drain| pulls_lever(drain) && holds(drain) && covered(drain));
             let lever = match (admin.health, close) {
                 (Health::Serving, true) => Some(Health::Failing),
                 // A call that failed may have been heard.

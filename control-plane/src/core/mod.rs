@@ -95,6 +95,8 @@ pub enum Event {
     AdminFound {
         /// Whose it is.
         node: String,
+        /// Since when its process runs, to the second.
+        started: SystemTime,
     },
     /// An admin endpoint that is configured answers now, or does not any more (or yet).
     AdminHeard {
@@ -283,7 +285,7 @@ impl Core {
                 node,
                 result,
             } => self.admin_heard(address, node.as_deref(), result, &mut out),
-            Event::AdminFound { node } => self.admin_found(&node, now, &mut out),
+            Event::AdminFound { node, started } => self.admin_found(&node, started, now, &mut out),
             Event::AdminAnswered { node, ask, reading } => {
                 self.admin_answered(&node, ask, reading, now, &mut out)
             }

@@ -51,6 +51,7 @@ pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>
             if !same {
                 let found = Request::AdminFound {
                     node: node.clone(),
+                    started,
                     admin: admin.clone(),
                 };
                 if sender.send(found).await.is_err() {

@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ebb_proto::v1;
@@ -70,6 +70,7 @@ enum Request {
     Happened(Event),
     AdminFound {
         node: String,
+        started: SystemTime,
         admin: Admin,
     },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),

@@ -188,10 +188,10 @@ impl Task {
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
             }
-            Request::AdminFound { node, admin } => {
+            Request::AdminFound { node, started, admin } => {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
                 self.admins.insert(node.clone(), admin);
-                let effects = self.core.handle(Event::AdminFound { node }, now);
+                let effects = self.core.handle(Event::AdminFound { node, started }, now);
                 self.carry_out(effects, now);
                 self.start_parked(now);
             }
