@@ -4,6 +4,7 @@
 //! `TryFrom`; and `run`, which is handed only the validated one. Results go to standard output, progress, logs and
 //! errors to standard error, and the exit code is an `Exit`.
 
+mod blockers;
 mod cancel;
 mod client;
 mod common;

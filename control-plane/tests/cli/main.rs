@@ -2,6 +2,7 @@
 // clippy.toml excuses test functions only, and these modules have helpers too.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod blockers;
 mod drain;
 mod fake;
 mod fleet;

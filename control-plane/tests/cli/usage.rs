@@ -80,6 +80,10 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_do() {
             &["status", "-o", "yaml"],
             "[possible values: text, json]; see `ebb status --help`",
         ),
+        (
+            &["status", "--blockers", "101"],
+            "101 is not in 1..=100; see `ebb status --help`",
+        ),
         (&["serve", "--listen", "0.0.0.0:9901"], "add --insecure"),
         (
             &["serve", "--listen", "http://localhost:9901"],
