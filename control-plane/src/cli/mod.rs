@@ -17,6 +17,7 @@ mod logging;
 mod output;
 pub mod paths;
 mod processes;
+mod report;
 mod run;
 mod screen;
 mod serve;
@@ -56,6 +57,7 @@ enum Command {
     Run(run::Args),
     Drain(drain::Args),
     Cancel(cancel::Args),
+    Report(report::Args),
     Status(status::Args),
     Watch(watch::Args),
     Shutdown(shutdown::Args),
@@ -99,6 +101,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args.try_into()?),
         Command::Drain(args) => drain::run(&args.try_into()?),
         Command::Cancel(args) => cancel::run(&args.try_into()?),
+        Command::Report(args) => report::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),
         Command::Watch(args) => watch::run(&args.try_into()?),
         Command::Shutdown(args) => shutdown::run(&args.try_into()?),

@@ -7,6 +7,7 @@ mod drain;
 mod fake;
 mod fleet;
 mod program;
+mod report;
 mod serve;
 mod terminal;
 mod usage;
