@@ -78,6 +78,24 @@ const CLOSER: &str = r#"# Closes the connection of a response that the filter ha
                 "@type": type.googleapis.com/envoy.extensions.filters.common.matcher.action.v3.SkipFilter
 "#;
 
+/// Where the filter goes in a cluster.
+const UPSTREAM_COMMENT: &str = r#"# Counts attempts in flight by endpoint, each from its first byte on. Without it, `upstreams` above knows the endpoint of
+# a request from its response headers on. Once a cluster has it, what goes to clusters without it is not counted by
+# endpoint: put it into all for whose endpoints drains may wait.
+#   typed_extension_protocol_options:
+#     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+#       "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+#       explicit_http_config:
+#         http_protocol_options: {}   # or what the cluster speaks
+#       http_filters: [...]           # these, in this order
+"#;
+
+/// The last filter of a cluster, as the router is the last of a listener.
+const UPSTREAM_CODEC: &str = r#"- name: envoy.filters.http.upstream_codec
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
+"#;
+
 /// What to put into an Envoy configuration for one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Fragment<'a> {
@@ -87,23 +105,49 @@ pub struct Fragment<'a> {
     pub control_plane: &'a Address,
     /// Path of the filter's module, as Envoy sees it.
     pub wasm: &'a str,
+    /// Whether requests in flight are counted by upstream endpoint too.
+    pub upstreams: bool,
 }
 
 impl Fragment<'_> {
-    /// YAML with the keys `http_filters`, to be put before the router filter, and `clusters`.
+    /// YAML with the keys `http_filters`, to be put before the router filter, and `clusters`; with `upstreams` also
+    /// `upstream_http_filters`, for the clusters whose endpoints are to be counted exactly.
     #[must_use]
     pub fn render(&self) -> String {
+        let upstream_filters = if self.upstreams {
+            format!(
+                "upstream_http_filters:\n{UPSTREAM_COMMENT}{}{UPSTREAM_CODEC}",
+                self.upstream_filter()
+            )
+        } else {
+            String::new()
+        };
         format!(
-            "http_filters:\n{CLOSER}{}clusters:\n{}",
-            self.filter(),
+            "http_filters:\n{CLOSER}{}clusters:\n{}{upstream_filters}",
+            self.listener_filter(),
             self.cluster()
         )
     }
 
-    /// The Wasm filter. Envoy tells plugins apart by name and configuration, so both name the listener; `vm_id` is the
-    /// same for all, so that a worker needs one VM.
-    fn filter(&self) -> String {
-        let plugin = quoted(&format!("ebb_{}", self.listener));
+    /// The filter in a listener. Envoy tells plugins apart by name and configuration, so both name the listener.
+    fn listener_filter(&self) -> String {
+        let listener = json_string(self.listener);
+        let mut configuration = format!("\"listener\": {listener}");
+        if self.upstreams {
+            configuration.push_str(",\n              \"upstreams\": true");
+        }
+        let filter = self.filter(&format!("ebb_{}", self.listener), &configuration);
+        format!("# Counts requests in flight, and marks responses while its listener drains.\n{filter}")
+    }
+
+    /// The filter in a cluster. It is the same for every cluster, so that a worker needs one root context for all.
+    fn upstream_filter(&self) -> String {
+        self.filter("ebb.upstream", "\"role\": \"upstream\"")
+    }
+
+    /// The Wasm filter; `vm_id` is the same wherever it stands, so that a worker needs one VM.
+    fn filter(&self, plugin: &str, configuration: &str) -> String {
+        let plugin = quoted(plugin);
         let capabilities = CAPABILITIES.iter().fold(String::new(), |mut list, capability| {
             // Writing to a string cannot fail.
             let _ = writeln!(list, "          {capability}: {{}}");
@@ -115,8 +159,7 @@ impl Fragment<'_> {
             Address::Tcp { .. } => "",
         };
         format!(
-            r#"# Counts requests in flight, and marks responses while its listener drains.
-- name: ebb
+            r#"- name: ebb
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
     config:
@@ -134,7 +177,7 @@ impl Fragment<'_> {
         "@type": type.googleapis.com/google.protobuf.StringValue
         value: |
             {{
-              "listener": {listener},
+              {configuration},
               "control_plane_cluster": "{CONTROL_PLANE_CLUSTER}"{reconnect}
             }}
       # All that the filter needs, and nothing else.
@@ -142,7 +185,6 @@ impl Fragment<'_> {
         allowed_capabilities:
 {capabilities}"#,
             wasm = quoted(self.wasm),
-            listener = json_string(self.listener),
         )
     }
 
@@ -238,11 +280,16 @@ mod tests {
     use serde_json::{Value, json};
 
     fn parsed(listener: &str, control_plane: &str, wasm: &str) -> Value {
+        rendered(listener, control_plane, wasm, false)
+    }
+
+    fn rendered(listener: &str, control_plane: &str, wasm: &str, upstreams: bool) -> Value {
         let control_plane: Address = control_plane.parse().unwrap();
         let text = Fragment {
             listener,
             control_plane: &control_plane,
             wasm,
+            upstreams,
         }
         .render();
         serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -270,6 +317,42 @@ mod tests {
             .collect();
         assert_eq!(names, ["ebb_closer", "ebb"]);
         assert_eq!(fragment["clusters"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn upstreams_are_a_key_of_the_listener_and_a_filter_for_clusters() {
+        let (with, without) = (
+            rendered("a", "unix:/run/ebb.sock", "/f.wasm", true),
+            parsed("a", "unix:/run/ebb.sock", "/f.wasm"),
+        );
+        let keys: Vec<&String> = with.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["clusters", "http_filters", "upstream_http_filters"]);
+        assert_eq!(with["clusters"], without["clusters"]);
+        assert_eq!(configuration(&with)["upstreams"], true);
+        assert!(configuration(&without).get("upstreams").is_none());
+        let filters = with["upstream_http_filters"].as_array().unwrap();
+        let names: Vec<&Value> = filters.iter().map(|filter| &filter["name"]).collect();
+        assert_eq!(names, ["ebb", "envoy.filters.http.upstream_codec"]);
+        let upstream = &filters[0]["typed_config"]["config"];
+        for key in ["vm_config", "capability_restriction_config", "fail_open"] {
+            assert_eq!(upstream[key], plugin(&with)[key], "{key}: one VM for both");
+        }
+        assert_ne!(upstream["name"], plugin(&with)["name"]);
+        let text = upstream["configuration"]["value"].as_str().unwrap();
+        let role: Value = serde_json::from_str(text).unwrap();
+        let expected = json!({
+            "role": "upstream",
+            "control_plane_cluster": CONTROL_PLANE_CLUSTER,
+            "reconnect_max": "900ms",
+        });
+        assert_eq!(role, expected);
+    }
+
+    #[test]
+    fn no_listener_has_the_plugin_of_the_clusters() {
+        let with = rendered("upstream", "cp:1", "/f.wasm", true);
+        let filters = with["upstream_http_filters"].as_array().unwrap();
+        assert_ne!(filters[0]["typed_config"]["config"]["name"], plugin(&with)["name"]);
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub(crate) struct Args {
     /// Path of ebb_filter.wasm as Envoy sees it
     #[arg(long, value_name = "FILE")]
     wasm: String,
+    /// Count by upstream endpoint too, so that drains can wait for one
+    ///
+    /// Adds a key to the filter, and prints `upstream_http_filters` as well: filters for the clusters whose endpoints
+    /// are to be counted exactly.
+    #[arg(long)]
+    upstreams: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -37,6 +43,7 @@ pub(crate) struct EnvoyConfig {
     listener: String,
     control_plane: Address,
     wasm: String,
+    upstreams: bool,
 }
 
 impl TryFrom<Args> for EnvoyConfig {
@@ -62,6 +69,7 @@ impl TryFrom<Args> for EnvoyConfig {
             listener: args.listener,
             control_plane,
             wasm: args.wasm,
+            upstreams: args.upstreams,
         })
     }
 }
@@ -75,6 +83,7 @@ pub(crate) fn run(config: &EnvoyConfig) -> Result<Exit, Failure> {
         listener: &config.listener,
         control_plane: &config.control_plane,
         wasm: &config.wasm,
+        upstreams: config.upstreams,
     };
     output::print(fragment.render().trim_end())?;
     Ok(Exit::Success)

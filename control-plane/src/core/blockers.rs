@@ -13,7 +13,7 @@ use std::{
 
 use ebb_proto::v1;
 
-use super::{Core, Effect, Now, fleet::Epoch, policy::from_wire, tally::Scope};
+use super::{Core, Effect, Now, fleet::Epoch, policy::from_wire, scope::Scope};
 
 /// How many requests per node and listener are listed where the caller does not say.
 pub const DEFAULT_LIMIT: u32 = 10;

@@ -11,8 +11,12 @@ use super::{
     policy::{Policy, PolicyOverrides, from_wire},
     record::Record,
     report::Recorder,
-    tally::{Scope, Tally},
+    scope::Scope,
+    tally::Tally,
 };
+
+/// The most warnings that a drain keeps.
+const MAX_WARNINGS: usize = 32;
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -30,6 +34,10 @@ pub struct Drain {
     pub(super) last: Option<v1::Drain>,
     /// When its lease is renewed next.
     pub(super) renew_at: Option<Instant>,
+    /// What its counts rest on, as last seen.
+    pub(super) evidence: v1::Evidence,
+    /// What its caller should know.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Drain {
@@ -56,7 +64,7 @@ impl Drain {
             v1::Phase::Cancelled => Some(Outcome::Cancelled),
             _ => None,
         };
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(policy.evidence);
         for member in &record.members {
             tally.expect(Epoch(member.epoch), &member.node, member.process);
         }
@@ -71,6 +79,7 @@ impl Drain {
             }
         };
         let renew_at = machine.closing_since().map(|_| now.instant);
+        let (evidence, warnings) = (drain.evidence(), drain.warnings);
         let (id, request_id, sequence) = (drain.id, drain.request_id, record.sequence);
         Some((
             sequence,
@@ -86,6 +95,8 @@ impl Drain {
                 recorder: Recorder::resume(record.report.unwrap_or_default()),
                 last,
                 renew_at,
+                evidence,
+                warnings,
             },
         ))
     }
@@ -116,25 +127,41 @@ impl Drain {
         }
     }
 
-    /// What a filter in its scope has to do; nothing while it does not close.
-    pub(super) fn directives(&self, now: Instant) -> Vec<v1::Directive> {
+    /// What a filter in its scope has to do; nothing while it does not close. With `counts_only` Envoy closes by itself.
+    pub(super) fn directives(&self, counts_only: bool, now: Instant) -> Vec<v1::Directive> {
         let Some(since) = self.machine.closing_since() else {
             return Vec::new();
         };
         let policy = self.machine.policy();
         let wire = |span: Duration| span.try_into().ok();
-        let directive = |listener: String| v1::Directive {
+        let directive = |listener: String, upstream: String| v1::Directive {
             listener,
+            upstream,
             ramp: wire(policy.ramp),
             elapsed: wire(now.saturating_duration_since(since)),
             lease: wire(policy.lease),
             awaited: !self.machine.is_ended(),
-            ..Default::default()
+            counts_only,
         };
-        if self.scope.listeners.is_empty() {
-            vec![directive(String::new())]
+        if self.scope.is_upstream() {
+            let upstreams = self.scope.upstreams.iter().cloned();
+            upstreams
+                .map(|upstream| directive(String::new(), upstream))
+                .collect()
+        } else if self.scope.listeners.is_empty() {
+            vec![directive(String::new(), String::new())]
         } else {
-            self.scope.listeners.iter().cloned().map(directive).collect()
+            let listeners = self.scope.listeners.iter().cloned();
+            listeners
+                .map(|listener| directive(listener, String::new()))
+                .collect()
+        }
+    }
+
+    /// Keeps something that the caller should know, once.
+    pub(super) fn warn(&mut self, text: String) {
+        if !self.warnings.contains(&text) && self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(text);
         }
     }
 

@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `mod` | the handle |
 //! | `task` | the task |
+//! | `admins` | calls to Envoy's admin endpoints |
 
+mod admins;
 mod task;
 
 use std::{
@@ -30,6 +32,7 @@ use crate::{
         policy::Policy,
     },
     store::Store,
+    supervisor::admin::Admin,
 };
 
 /// How long `ListNodes` and `ListBlockers` wait for answers.
@@ -65,6 +68,10 @@ enum Request {
         commands: watch::Sender<Outgoing>,
     },
     Happened(Event),
+    AdminFound {
+        node: String,
+        admin: Admin,
+    },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
     Cancel(String, oneshot::Sender<Option<v1::Drain>>),
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
@@ -90,11 +97,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the task, with the drains that the store kept.
+    /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn start(defaults: Policy, store: Store) -> anyhow::Result<Self> {
+    pub fn start(defaults: Policy, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
         let records = store.load()?;
         if !records.is_empty() {
             tracing::info!(
@@ -103,7 +110,10 @@ impl Engine {
             );
         }
         let (requests, inbox) = mpsc::channel(QUEUE);
-        let task = task::Task::new(defaults, records, store);
+        for admin in admins {
+            tokio::spawn(admins::look_after(admin, requests.downgrade()));
+        }
+        let task = task::Task::new(defaults, records, store, requests.downgrade());
         tokio::spawn(task.run(inbox));
         Ok(Self {
             requests,

@@ -33,10 +33,14 @@ impl From<StartError> for Status {
     fn from(error: StartError) -> Self {
         let text = error.to_string();
         match error {
-            StartError::Policy(_) | StartError::LongRequestId(_) => Self::invalid_argument(text),
+            StartError::Policy(_) | StartError::LongRequestId(_) | StartError::MixedScope => {
+                Self::invalid_argument(text)
+            }
             StartError::TakenRequestId { .. } => Self::already_exists(text),
-            StartError::NobodyAttached => Self::failed_precondition(text),
-            StartError::UnknownNode { .. } | StartError::UnknownListener { .. } => Self::not_found(text),
+            StartError::NobodyAttached | StartError::NoAdmin(_) => Self::failed_precondition(text),
+            StartError::UnknownNode { .. }
+            | StartError::UnknownListener { .. }
+            | StartError::UnknownUpstream { .. } => Self::not_found(text),
         }
     }
 }
