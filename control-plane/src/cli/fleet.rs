@@ -6,6 +6,7 @@ use ebb_proto::v1::{
 use serde::Serialize;
 
 use super::{
+    blockers::{self, BlockerView},
     client::{CallError, Client},
     common::{count, from_wire, human},
     processes::{self, ProcessView},
@@ -19,6 +20,9 @@ pub(crate) struct Fleet {
     pub(crate) drains: Vec<DrainView>,
     /// None of them under `ebb serve`.
     pub(crate) processes: Vec<ProcessView>,
+    /// The oldest requests in flight, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) blockers: Option<Vec<BlockerView>>,
 }
 
 /// One Envoy.
@@ -71,6 +75,7 @@ impl Fleet {
             nodes: nodes.into_iter().map(NodeView::from).collect(),
             drains: drains.into_iter().map(DrainView::from).collect(),
             processes: processes::ask(client).await?,
+            blockers: None,
         })
     }
 
@@ -80,7 +85,22 @@ impl Fleet {
         lines.extend(self.unknown_lines());
         lines.extend(self.drain_lines());
         lines.extend(processes::lines(&self.processes));
+        lines.extend(self.blocker_lines());
         lines
+    }
+
+    fn blocker_lines(&self) -> Vec<String> {
+        match self.blockers.as_deref() {
+            None => Vec::new(),
+            Some([]) => vec![
+                String::new(),
+                "no request is in flight, as far as filters answered".to_owned(),
+            ],
+            Some(blockers) => [String::new()]
+                .into_iter()
+                .chain(blockers::lines(blockers))
+                .collect(),
+        }
     }
 
     fn node_lines(&self) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! `TryFrom`; and `run`, which is handed only the validated one. Results go to standard output, progress, logs and
 //! errors to standard error, and the exit code is an `Exit`.
 
+mod blockers;
 mod cancel;
 mod client;
 mod common;
@@ -16,6 +17,7 @@ mod logging;
 mod output;
 pub mod paths;
 mod processes;
+mod report;
 mod run;
 mod screen;
 mod serve;
@@ -55,6 +57,7 @@ enum Command {
     Run(run::Args),
     Drain(drain::Args),
     Cancel(cancel::Args),
+    Report(report::Args),
     Status(status::Args),
     Watch(watch::Args),
     Shutdown(shutdown::Args),
@@ -98,6 +101,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args.try_into()?),
         Command::Drain(args) => drain::run(&args.try_into()?),
         Command::Cancel(args) => cancel::run(&args.try_into()?),
+        Command::Report(args) => report::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),
         Command::Watch(args) => watch::run(&args.try_into()?),
         Command::Shutdown(args) => shutdown::run(&args.try_into()?),

@@ -2,10 +2,12 @@
 // clippy.toml excuses test functions only, and these modules have helpers too.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod blockers;
 mod drain;
 mod fake;
 mod fleet;
 mod program;
+mod report;
 mod serve;
 mod terminal;
 mod usage;

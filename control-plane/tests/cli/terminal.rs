@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A terminal: the end that a program writes to, and the lines that it shows.
-fn terminal() -> (File, Lines) {
+pub(crate) fn terminal() -> (File, Lines) {
     let user: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&user).expect("its rights");
     unlockpt(&user).expect("its lock");

@@ -18,7 +18,15 @@ fn subcommands() -> Vec<String> {
 #[test]
 fn every_command_has_help_with_an_example() {
     let subcommands = subcommands();
-    for name in ["serve", "drain", "cancel", "status", "watch", "envoy-config"] {
+    for name in [
+        "serve",
+        "drain",
+        "cancel",
+        "report",
+        "status",
+        "watch",
+        "envoy-config",
+    ] {
         assert!(
             subcommands.iter().any(|known| known == name),
             "{name} in {subcommands:?}"
@@ -76,9 +84,18 @@ fn a_wrong_command_line_is_one_line_that_says_what_to_do() {
         ),
         (&["cancel"], "<ID>; see `ebb cancel --help`"),
         (&["cancel", ""], "`ebb status` lists the drains"),
+        (&["report", ""], "`ebb status` lists the drains"),
+        (
+            &["report", "x", "-o", "png"],
+            "[possible values: text, json, svg]; see `ebb report --help`",
+        ),
         (
             &["status", "-o", "yaml"],
             "[possible values: text, json]; see `ebb status --help`",
+        ),
+        (
+            &["status", "--blockers", "101"],
+            "101 is not in 1..=100; see `ebb status --help`",
         ),
         (&["serve", "--listen", "0.0.0.0:9901"], "add --insecure"),
         (

@@ -2,7 +2,7 @@
 
 mod lines;
 mod progress;
-mod report;
+pub(super) mod report;
 mod wait;
 
 use std::time::Duration;
@@ -199,7 +199,7 @@ async fn finish(start: &Start, drain: Drain) -> Result<Exit, Failure> {
         wait::End::Ended(drain, outcome) => {
             match start.format {
                 Format::Text => output::print(&report::text(&drain, outcome).join("\n"))?,
-                Format::Json => output::print_json(&report::Ended::new(&drain, outcome))?,
+                Format::Json => output::print_json(&report::Ended::new(&drain, Some(outcome)))?,
             };
             Ok(outcome.exit())
         }
@@ -224,7 +224,7 @@ fn cancel_command(endpoint: &Address, id: &str) -> String {
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Outcome {
+pub(super) enum Outcome {
     Drained,
     TimedOut,
     Cancelled,
@@ -232,7 +232,7 @@ enum Outcome {
 
 impl Outcome {
     /// None while the drain is on.
-    fn of(drain: &Drain) -> Option<Self> {
+    pub(super) fn of(drain: &Drain) -> Option<Self> {
         use ebb_proto::v1::Phase;
         match drain.phase() {
             Phase::Drained => Some(Self::Drained),

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{lines::Lines, report};
 use crate::cli::{
+    blockers::{self, BlockerView, Collected, Teller},
     common::{from_wire, human},
     fleet, output,
     screen::Screen,
@@ -16,7 +17,7 @@ pub(super) enum Progress {
     /// On a terminal, painted over in place.
     Live(Screen, Option<Sight>),
     /// Line by line.
-    Lines(Lines),
+    Lines(Lines, Teller),
 }
 
 /// What was last heard.
@@ -24,13 +25,14 @@ pub(super) struct Sight {
     drain: Drain,
     at: Instant,
     lost: Option<String>,
+    blockers: Option<Collected>,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
         match Screen::on(Term::buffered_stderr()) {
             Some(screen) => Self::Live(screen, None),
-            None => Self::Lines(Lines::default()),
+            None => Self::Lines(Lines::default(), Teller::default()),
         }
     }
 
@@ -38,14 +40,30 @@ impl Progress {
     pub(super) fn observe(&mut self, drain: Drain, now: Instant) {
         match self {
             Self::Live(screen, sight) => {
+                // They stand until others are collected, or none is left.
+                let blockers = sight.take().and_then(|before| before.blockers);
                 let seen = sight.insert(Sight {
+                    blockers: blockers.filter(|_| drain.in_flight > 0),
                     drain,
                     at: now,
                     lost: None,
                 });
                 screen.paint(&seen.frame(now));
             }
-            Self::Lines(lines) => say(lines.observe(drain, now)),
+            Self::Lines(lines, _) => say(lines.observe(drain, now)),
+        }
+    }
+
+    /// The oldest requests that it waits for, as they are at `now`.
+    pub(super) fn blockers(&mut self, blockers: Vec<BlockerView>, now: Instant) {
+        match self {
+            Self::Live(_, sight) => {
+                if let Some(sight) = sight {
+                    sight.blockers = Some(Collected::new(blockers, now));
+                }
+                self.tick(now);
+            }
+            Self::Lines(_, teller) => say(teller.tell(&blockers, now)),
         }
     }
 
@@ -58,7 +76,7 @@ impl Progress {
                 }
                 self.tick(now);
             }
-            Self::Lines(lines) => say(lines.lost(reason)),
+            Self::Lines(lines, _) => say(lines.lost(reason)),
         }
     }
 
@@ -67,7 +85,7 @@ impl Progress {
         match self {
             Self::Live(screen, Some(sight)) => screen.paint(&sight.frame(now)),
             Self::Live(_, None) => {}
-            Self::Lines(lines) => say(lines.tick(now)),
+            Self::Lines(lines, _) => say(lines.tick(now)),
         }
     }
 
@@ -100,6 +118,9 @@ impl Sight {
         )];
         lines.extend(report::table(&self.drain));
         lines.extend(report::unknown(&self.drain).map(|line| format!("waits for {line}")));
+        if let Some(blockers) = &self.blockers {
+            lines.extend(blockers::lines(&blockers.at(now)));
+        }
         if let Some(reason) = &self.lost {
             lines.push(format!("{}; trying again", output::one_line(reason)));
         }
@@ -146,6 +167,7 @@ mod tests {
             drain,
             at,
             lost: Some("connection refused".into()),
+            blockers: None,
         };
         assert_eq!(
             sight.frame(at + Duration::from_secs(1)),

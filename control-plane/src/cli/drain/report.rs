@@ -25,11 +25,11 @@ pub(super) struct Started {
 
 /// The JSON of a drain that has ended: part of the stable command line.
 #[derive(Debug, Serialize)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     drain_id: String,
-    outcome: Outcome,
+    outcome: Option<Outcome>,
     duration_ms: u64,
-    in_flight_at_end: u64,
+    in_flight_at_end: Option<u64>,
     unknown_reporters: usize,
     listeners: Vec<Listener>,
 }
@@ -57,12 +57,13 @@ impl Started {
 }
 
 impl Ended {
-    pub(super) fn new(drain: &Drain, outcome: Outcome) -> Self {
+    /// Of a drain that ended like this; the report of one that still runs has no outcome.
+    pub(crate) fn new(drain: &Drain, outcome: Option<Outcome>) -> Self {
         Self {
             drain_id: drain.id.clone(),
             outcome,
             duration_ms: millis(drain.elapsed),
-            in_flight_at_end: drain.in_flight,
+            in_flight_at_end: outcome.map(|_| drain.in_flight),
             unknown_reporters: drain.unknown_reporters.len(),
             listeners: listeners(drain),
         }
@@ -107,7 +108,7 @@ pub(super) fn left(drain: &Drain) -> String {
 }
 
 /// The listeners of a drain; nothing if it has none.
-pub(super) fn table(drain: &Drain) -> Vec<String> {
+pub(crate) fn table(drain: &Drain) -> Vec<String> {
     if drain.listeners.is_empty() {
         return Vec::new();
     }
@@ -129,7 +130,7 @@ pub(super) fn table(drain: &Drain) -> Vec<String> {
 }
 
 /// A line for each reporter whose count is not known.
-pub(super) fn unknown(drain: &Drain) -> impl Iterator<Item = String> {
+pub(crate) fn unknown(drain: &Drain) -> impl Iterator<Item = String> {
     drain
         .unknown_reporters
         .iter()

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use ebb_proto::v1::{Drain, WatchDrainRequest};
+use ebb_proto::v1::{Drain, Phase, WatchDrainRequest};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{Outcome, progress::Progress};
 use crate::{
     address::Address,
     cli::{
+        blockers::{Collector, LONG},
         client::Client,
         common::{from_wire, interrupted},
         exit::Failure,
@@ -53,6 +54,8 @@ async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress)
             async move { client.call(client.drains().watch_drain(request)).await }
         }
     });
+    let mut collector = Collector::new(address.clone());
+    let mut asks_from = waits_long(&drain, Instant::now());
     let mut deadline = overdue(&drain);
     let mut trouble = String::from("it said nothing");
     let mut tick = interval(TICK);
@@ -67,9 +70,11 @@ async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress)
                         return Ok(End::Ended(Box::new(drain), outcome));
                     }
                     deadline = overdue(&drain);
+                    asks_from = waits_long(&drain, Instant::now());
                     progress.observe(drain, Instant::now());
                 }
                 Some(Update::Lost(reason)) => {
+                    asks_from = None;
                     progress.lost(&reason, Instant::now());
                     trouble = reason;
                 }
@@ -79,11 +84,24 @@ async fn follow_to_end(address: &Address, drain: Drain, progress: &mut Progress)
                 }
                 None => return Err(unfinished(&id, &trouble)),
             },
-            _ = tick.tick() => progress.tick(Instant::now()),
+            _ = tick.tick() => {
+                let now = Instant::now();
+                if asks_from.is_some_and(|from| from <= now) {
+                    collector.ask(&id, now);
+                }
+                progress.tick(now);
+            }
+            blockers = collector.answer() => progress.blockers(blockers, Instant::now()),
             () = sleep_until(deadline) => return Err(unfinished(&id, &trouble)),
             () = &mut interrupted => return Ok(End::Interrupted),
         }
     }
+}
+
+/// When a drain will have waited for requests so long that one wants to know which; `None` = it waits for none.
+fn waits_long(drain: &Drain, now: Instant) -> Option<Instant> {
+    let waits = drain.phase() == Phase::Draining && drain.in_flight > 0;
+    waits.then(|| now + LONG.saturating_sub(from_wire(drain.elapsed)))
 }
 
 fn unfinished(id: &str, trouble: &str) -> Failure {
@@ -105,7 +123,7 @@ fn overdue(drain: &Drain) -> Instant {
 
 #[cfg(test)]
 mod tests {
-    use ebb_proto::v1::{Phase, Policy};
+    use ebb_proto::v1::Policy;
 
     use super::*;
 

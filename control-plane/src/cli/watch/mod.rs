@@ -1,5 +1,6 @@
 //! `ebb watch`: follows nodes and drains until Ctrl-C.
 
+mod oldest;
 mod view;
 
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::view::View;
+use self::{oldest::Oldest, view::View};
 use super::{
     client::{CallError, Client},
     common::{EndpointArgs, Format, OutputArgs, block_on, interrupted},
@@ -27,7 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Follow nodes and drains until Ctrl-C
 ///
 /// On a terminal a table that is kept up to date; otherwise a line for every change. It goes on over a restart of
-/// the control plane. Numbers are asked for every 500 ms, and when something changes.
+/// the control plane. Numbers are asked for every 500 ms, and when something changes. While a drain waits for longer
+/// than 2 s, the oldest requests that it waits for are shown too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -88,6 +90,13 @@ pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
     })
 }
 
+/// The fleet as it is now, with what its drains wait for.
+async fn look(client: &Client, oldest: &mut Oldest) -> Result<Fleet, CallError> {
+    let mut fleet = Fleet::ask(client).await?;
+    fleet.blockers = oldest.of(&fleet, client).await;
+    Ok(fleet)
+}
+
 /// Shows the fleet again and again. The stream only says when to look: its numbers are as old as the last reports, and
 /// filters that serve report rarely unless they are asked.
 async fn keep(
@@ -98,6 +107,7 @@ async fn keep(
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = false;
+    let mut oldest = Oldest::default();
     loop {
         tokio::select! {
             change = changes.recv() => match change {
@@ -112,7 +122,7 @@ async fn keep(
             },
             _ = look_again.tick(), if heard => {}
         }
-        match Fleet::ask(client).await {
+        match look(client, &mut oldest).await {
             Ok(fleet) => {
                 if view.show(fleet)? == Reader::Gone {
                     return Ok(Exit::Success);

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use console::Term;
+use tokio::time::Instant;
 
 use crate::cli::{
+    blockers::Teller,
     common::{Format, count},
     exit::Failure,
     fleet::{Fleet, scope},
@@ -21,6 +23,7 @@ pub(super) enum View {
     Lines {
         last: Option<BTreeMap<String, String>>,
         lost: bool,
+        teller: Teller,
     },
     /// An object for each change.
     Json { last: Option<Fleet>, lost: bool },
@@ -41,6 +44,7 @@ impl View {
             (Format::Text, None) => Self::Lines {
                 last: None,
                 lost: false,
+                teller: Teller::default(),
             },
         }
     }
@@ -55,14 +59,19 @@ impl View {
                 *last = fleet.lines();
                 screen.paint(last);
             }
-            Self::Lines { last, lost } => {
+            Self::Lines { last, lost, teller } => {
                 *lost = false;
                 let now = facts(&fleet);
-                let changes = match last {
+                let oldest = fleet
+                    .blockers
+                    .as_deref()
+                    .and_then(|blockers| teller.tell(blockers, Instant::now()));
+                let mut changes = match last {
                     Some(last) => changes(last, &now),
                     None => changes(&BTreeMap::new(), &facts(&current(fleet))),
                 };
                 *last = Some(now);
+                changes.extend(oldest);
                 if !changes.is_empty() {
                     return output::print(&changes.join("\n"));
                 }
@@ -115,6 +124,8 @@ fn timeless(fleet: &Fleet) -> Fleet {
     for drain in &mut fleet.drains {
         drain.elapsed_ms = 0;
     }
+    let blockers = fleet.blockers.iter_mut().flatten();
+    blockers.for_each(|blocker| *blocker = blocker.timeless());
     fleet.processes.iter_mut().for_each(ProcessView::forget_time);
     fleet
 }
