@@ -1,8 +1,11 @@
 //! The durable store: what the core wants kept, in one embedded `redb` file.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -19,47 +22,55 @@ const FORMAT: u64 = 1;
 #[derive(Debug)]
 pub struct Store {
     /// `None` = memory only: nothing is kept.
+    file: Option<PathBuf>,
+    /// `None` after an error, until it can be opened again.
     database: Option<Database>,
+}
+
+/// Why a store cannot be used at all, however long one waits.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// It is of a newer format.
+    #[error(
+        "state {0}: written in format {1} by a newer version of ebb; this one knows {FORMAT}. Use that version, or \
+         another --state folder"
+    )]
+    Newer(PathBuf, u64),
+    /// Another process has it open.
+    #[error("state {0}: another `ebb` is using it; stop that one, or choose another --state folder")]
+    InUse(PathBuf),
 }
 
 impl Store {
     /// A store that keeps nothing.
     pub fn memory() -> Self {
-        Self { database: None }
+        Self {
+            file: None,
+            database: None,
+        }
     }
 
-    /// Opens the store in a folder, which is made if need be.
+    /// Opens the store in a folder, which is made if need be. One that cannot be written now (a full disk, a read-only
+    /// folder) does not keep anybody from draining: it is logged, every write fails, and the next one tries again.
     ///
     /// # Errors
-    /// The folder cannot be written, another process has the store open, or a newer version of Ebb wrote it.
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+    /// [`Refused`].
+    pub fn open(folder: &Path) -> Result<Self, Refused> {
         let file = folder.join("ebb.redb");
-        let what = || format!("state {}", file.display());
-        fs::create_dir_all(folder).with_context(what)?;
-        let database = match Database::create(&file) {
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => bail!(
-                "state {}: another `ebb` is using it; stop that one, or choose another --state folder",
-                file.display()
-            ),
-            opened => opened.with_context(what)?,
+        let database = match open(&file) {
+            Ok(database) => Some(database),
+            Err(error) => {
+                let error = error.downcast::<Refused>().map_or_else(Ok, Err)?;
+                tracing::error!(
+                    state = %file.display(), error = format!("{error:#}"),
+                    "the state cannot be used: drains will not survive a restart"
+                );
+                None
+            }
         };
-        let write = database.begin_write().with_context(what)?;
-        {
-            let mut meta = write.open_table(META).with_context(what)?;
-            let format = meta.get("format").with_context(what)?.map(|value| value.value());
-            match format {
-                Some(format) if format > FORMAT => bail!(
-                    "state {}: written in format {format} by a newer version of ebb; this one knows {FORMAT}. \
-                     Use that version, or another --state folder",
-                    file.display()
-                ),
-                _ => meta.insert("format", FORMAT).with_context(what)?,
-            };
-            write.open_table(DRAINS).with_context(what)?;
-        }
-        write.commit().with_context(what)?;
         Ok(Self {
-            database: Some(database),
+            file: Some(file),
+            database,
         })
     }
 
@@ -90,7 +101,7 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn put(&self, record: &Record) -> anyhow::Result<()> {
+    pub fn put(&mut self, record: &Record) -> anyhow::Result<()> {
         let Some(drain) = &record.drain else { return Ok(()) };
         self.write(|table| {
             table.insert(drain.id.as_str(), record.encode_to_vec().as_slice())?;
@@ -102,7 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn forget(&self, id: &str) -> anyhow::Result<()> {
+    pub fn forget(&mut self, id: &str) -> anyhow::Result<()> {
         self.write(|table| {
             table.remove(id)?;
             Ok(())
@@ -110,17 +121,43 @@ impl Store {
     }
 
     fn write(
-        &self,
+        &mut self,
         change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Some(database) = &self.database else {
-            return Ok(());
+        let Some(file) = &self.file else { return Ok(()) };
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open(file)?,
         };
         let write = database.begin_write()?;
         change(&mut write.open_table(DRAINS)?)?;
         write.commit()?;
+        // After an error redb wants the file to be opened anew, so only then is it not put back.
+        self.database = Some(database);
         Ok(())
     }
+}
+
+fn open(file: &Path) -> anyhow::Result<Database> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let database = match Database::create(file) {
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => bail!(Refused::InUse(file.to_owned())),
+        opened => opened?,
+    };
+    let write = database.begin_write()?;
+    {
+        let mut meta = write.open_table(META)?;
+        let format = meta.get("format")?.map(|value| value.value());
+        match format {
+            Some(format) if format > FORMAT => bail!(Refused::Newer(file.to_owned(), format)),
+            _ => meta.insert("format", FORMAT)?,
+        };
+        write.open_table(DRAINS)?;
+    }
+    write.commit()?;
+    Ok(database)
 }
 
 #[cfg(test)]
@@ -143,7 +180,7 @@ mod tests {
     #[test]
     fn what_is_put_is_there_after_reopening_and_gone_after_forgetting() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let mut store = Store::open(folder.path()).unwrap();
         store.put(&record("a")).unwrap();
         store.put(&record("b")).unwrap();
         store.forget("a").unwrap();
@@ -180,8 +217,21 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_cannot_be_written_is_an_error_of_each_write_until_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("state");
+        fs::write(&blocked, "a file in the place of the folder").unwrap();
+        let mut store = Store::open(&blocked).unwrap();
+        assert!(store.load().unwrap().is_empty());
+        assert!(store.put(&record("a")).is_err());
+        fs::remove_file(&blocked).unwrap();
+        store.put(&record("a")).unwrap();
+        assert_eq!(store.load().unwrap(), vec![record("a")]);
+    }
+
+    #[test]
     fn memory_keeps_nothing() {
-        let store = Store::memory();
+        let mut store = Store::memory();
         store.put(&record("a")).unwrap();
         assert!(store.load().unwrap().is_empty());
     }

@@ -35,6 +35,7 @@ async fn unknown_listener_and_node_are_not_found_and_the_known_ones_are_named() 
     let scope = Scope {
         nodes: vec!["edge-9".to_owned()],
         listeners: Vec::new(),
+        ..Scope::default()
     };
     let request = StartDrainRequest {
         scope: Some(scope),

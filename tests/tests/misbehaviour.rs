@@ -129,6 +129,7 @@ async fn control_plane_that_lies_fails_no_request_and_drains_nothing_else() -> R
         elapsed: Some(elapsed),
         lease: Some(lease),
         awaited: true,
+        ..Default::default()
     };
     let lies = [
         FilterCommand {

@@ -39,6 +39,10 @@ pub(crate) struct Args {
     /// /var/lib/ebb for root, else $XDG_STATE_HOME/ebb, else ~/.local/state/ebb]
     #[arg(long, value_name = "DIR")]
     state: Option<OsString>,
+    /// Admin endpoint of an Envoy, `unix:/path` or `host:port`; may be repeated. Where there is one, Envoy's own count
+    /// stands in for a filter that is silent, and a drain of the whole node is Envoy's own
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<String>,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -67,6 +71,7 @@ impl TryFrom<Args> for Serve {
             listen: args.listen,
             insecure: args.insecure,
             state: args.state,
+            admin: args.admin,
         };
         let options = given.options(config.as_ref())?;
         Ok(Self {
@@ -105,6 +110,7 @@ pub(super) struct Given {
     pub(super) listen: Vec<String>,
     pub(super) insecure: bool,
     pub(super) state: Option<OsString>,
+    pub(super) admin: Vec<String>,
 }
 
 impl Given {
@@ -117,7 +123,10 @@ impl Given {
         let mut given = self.listen;
         let mut directory = self.state;
         let mut policy = Policy::default();
+        let admins = self.admin.iter().map(|text| common::address("--admin", text));
+        let mut admins = admins.collect::<Result<Vec<_>, _>>()?;
         if let Some(config) = config {
+            admins.extend(config.admins());
             if given.is_empty() {
                 given = config
                     .control_plane
@@ -142,6 +151,7 @@ impl Given {
             insecure: self.insecure,
             state: state(directory, &surroundings)?,
             policy,
+            admins,
         })
     }
 }

@@ -22,7 +22,7 @@ use toml::Spanned;
 
 use crate::{
     address::Address,
-    core::policy::{OnTimeout, Policy, PolicyError, PolicyOverrides},
+    core::policy::{Evidence, OnTimeout, Policy, PolicyError, PolicyOverrides},
 };
 pub use error::{ConfigError, Problem};
 use process::duration;
@@ -43,6 +43,14 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// `[[process]]`, in the order of the file. May be empty: `ebb serve` needs none.
     pub processes: Vec<Process>,
+}
+
+impl Config {
+    /// The admin endpoints of the Envoys among the processes.
+    pub fn admins(&self) -> impl Iterator<Item = Address> {
+        let drains = self.processes.iter().filter_map(|process| process.drain.as_ref());
+        drains.filter_map(|drain| drain.admin.clone())
+    }
 }
 
 /// `[control_plane]`: where it listens and what it keeps.
@@ -211,6 +219,20 @@ fn drain(mut section: Section<'_>) -> PolicyOverrides {
                 }
             }
         }),
+        evidence: section.take::<Spanned<String>>("evidence").and_then(|text| {
+            let evidence = match text.get_ref().as_str() {
+                "auto" => Some(Evidence::Auto),
+                "filter" => Some(Evidence::Filter),
+                "admin" => Some(Evidence::Admin),
+                "delay" => Some(Evidence::Delay),
+                _ => None,
+            };
+            if evidence.is_none() {
+                let why = "write \"auto\", \"filter\", \"admin\" or \"delay\"";
+                section.refuse("evidence", Some(&text.span()), why);
+            }
+            evidence
+        }),
     };
     if let Err(error) = Policy::default().with(&policy) {
         let key = match &error {
@@ -218,6 +240,7 @@ fn drain(mut section: Section<'_>) -> PolicyOverrides {
             PolicyError::ShortLease { .. } => "lease",
             PolicyError::CannotFit { .. } => "timeout",
             PolicyError::UnknownOnTimeout(_) => "on_timeout",
+            PolicyError::UnknownEvidence(_) => "evidence",
         };
         let text = error.to_string();
         section.refuse(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     drains::{StartError, StartRequest},
     policy::PolicyOverrides,
-    tally::Scope,
+    scope::Scope,
     *,
 };
 
@@ -115,6 +115,7 @@ impl World {
             scope: Scope {
                 nodes: names(nodes),
                 listeners: names(listeners),
+                upstreams: Vec::new(),
             },
             overrides,
         };
@@ -507,4 +508,313 @@ fn an_announced_drain_shows_counts_and_closes_nothing() {
     assert_eq!(world.drain("d").unknown_reporters, []);
     world.wait(1);
     assert_eq!(world.directives(1), ["ingress"]);
+}
+
+#[path = "blockers_tests.rs"]
+mod blockers;
+#[path = "report_tests.rs"]
+mod report;
+
+/// Evidence beside the filter's.
+mod evidence {
+    use super::{super::admins::Reading, super::policy::Evidence, *};
+
+    fn reading(listeners: &[(&str, u64)]) -> Result<Reading, String> {
+        let counts = listeners.iter().map(|(name, count)| ((*name).to_owned(), *count));
+        Ok(Reading {
+            listeners: counts.collect(),
+            ..Reading::default()
+        })
+    }
+
+    fn by(evidence: Evidence) -> PolicyOverrides {
+        PolicyOverrides {
+            evidence: Some(evidence),
+            ..PolicyOverrides::default()
+        }
+    }
+
+    impl World {
+        fn find_admin(&mut self, node: &str) {
+            self.happen(Event::AdminFound {
+                node: node.to_owned(),
+            });
+        }
+
+        fn admin_says(&mut self, node: &str, reading: Result<Reading, String>) -> Vec<Effect> {
+            let ask = self.core.ask;
+            self.happen(Event::AdminAnswered {
+                node: node.to_owned(),
+                ask,
+                reading,
+            })
+        }
+
+        fn lever_done(&mut self, close: bool, result: Result<(), String>) -> Vec<Effect> {
+            self.happen(Event::LeverDone {
+                node: "a".to_owned(),
+                close,
+                result,
+            })
+        }
+
+        /// Asks and levers that time brings about.
+        fn wait_for_calls(&mut self, millis: u64) -> Vec<Effect> {
+            self.now.instant += Duration::from_millis(millis);
+            self.now.wall += Duration::from_millis(millis);
+            let effects = self.happen(Event::Tick);
+            let call = |effect: &Effect| matches!(effect, Effect::AskAdmin { .. } | Effect::PullLever { .. });
+            effects.into_iter().filter(call).collect()
+        }
+    }
+
+    #[test]
+    fn an_envoys_own_count_stands_in_for_an_unknown_reporter_and_says_so() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world.start("d", &["ingress"]).unwrap();
+        world.report(1, &[("ingress", 0)]);
+        world.happen(Event::Detached { stream: StreamId(2) });
+        assert!(
+            world.wait_for_calls(249).is_empty(),
+            "a filter may just be about to answer"
+        );
+        assert!(matches!(world.wait_for_calls(1)[..], [Effect::AskAdmin { .. }]));
+        world.admin_says("a", reading(&[("ingress", 3), ("internal", 5)]));
+        let drain = world.drain("d");
+        assert_eq!((drain.in_flight, drain.evidence()), (3, v1::Evidence::Admin));
+        assert!(
+            drain.warnings[0].contains("Envoy's own count"),
+            "{:?}",
+            drain.warnings
+        );
+        assert_eq!(drain.unknown_reporters.len(), 1);
+        world.admin_says("a", reading(&[("ingress", 0), ("internal", 5)]));
+        assert_eq!(world.phase("d"), v1::Phase::Quiet);
+        world.wait_for_calls(200);
+        assert_eq!(
+            world.phase("d"),
+            v1::Phase::Quiet,
+            "it waits for a confirmation by the admin"
+        );
+        world.admin_says("a", reading(&[("ingress", 0), ("internal", 5)]));
+        assert_eq!(world.phase("d"), v1::Phase::Drained);
+    }
+
+    #[test]
+    fn the_filter_is_believed_again_once_it_is_back() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world.start("d", &["ingress"]).unwrap();
+        world.report(1, &[("ingress", 0)]);
+        world.happen(Event::Detached { stream: StreamId(2) });
+        world.wait_for_calls(250);
+        world.wait_for_calls(250);
+        world.admin_says("a", reading(&[("ingress", 0)]));
+        world.attach(3, "a", 5, 12, &[("ingress", 0)]);
+        world.report(3, &[("ingress", 2)]);
+        let drain = world.drain("d");
+        assert_eq!((drain.in_flight, drain.evidence()), (2, v1::Evidence::Filter));
+        assert_eq!(drain.warnings.len(), 2, "{:?}", drain.warnings);
+    }
+
+    #[test]
+    fn an_admin_endpoint_that_does_not_answer_is_no_evidence() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world
+            .start_with("d", "", &[], &["ingress"], by(Evidence::Admin))
+            .unwrap();
+        world.report(1, &[("ingress", 0)]);
+        world.report(2, &[("ingress", 0)]);
+        assert_eq!(world.phase("d"), v1::Phase::Draining);
+        world.admin_says("a", Err("did not answer within 1s".to_owned()));
+        assert_eq!(world.phase("d"), v1::Phase::Draining);
+        assert!(world.drain("d").warnings[0].contains("did not answer within 1s"));
+        world.wait(31_000);
+        assert_eq!(world.phase("d"), v1::Phase::TimedOut);
+    }
+
+    #[test]
+    fn an_admin_that_knows_nothing_of_a_listener_is_no_evidence_for_it() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world
+            .start_with("d", "", &[], &["ingress"], by(Evidence::Admin))
+            .unwrap();
+        world.admin_says("a", reading(&[("another_prefix", 0)]));
+        assert_eq!(world.phase("d"), v1::Phase::Draining);
+    }
+
+    #[test]
+    fn evidence_admin_without_an_admin_endpoint_is_refused() {
+        let mut world = two_workers();
+        let error = world
+            .start_with("d", "", &[], &["ingress"], by(Evidence::Admin))
+            .unwrap_err();
+        assert_eq!(error, StartError::NoAdmin("a".to_owned()));
+    }
+
+    #[test]
+    fn evidence_filter_never_asks_the_admin() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world
+            .start_with("d", "", &[], &["ingress"], by(Evidence::Filter))
+            .unwrap();
+        assert!(world.wait_for_calls(1000).is_empty());
+    }
+
+    #[test]
+    fn a_delay_takes_its_whole_timeout_and_ends_drained_unless_something_is_known_to_be_in_flight() {
+        for (in_flight, phase) in [(0, v1::Phase::Drained), (1, v1::Phase::TimedOut)] {
+            let mut world = two_workers();
+            world
+                .start_with("d", "", &[], &["ingress"], by(Evidence::Delay))
+                .unwrap();
+            world.report(1, &[("ingress", 0)]);
+            world.report(2, &[("ingress", in_flight)]);
+            // Reports go on, as a filter's do.
+            for _ in 0..29 {
+                world.wait(1000);
+                world.report(1, &[("ingress", 0)]);
+                world.report(2, &[("ingress", in_flight)]);
+            }
+            assert_eq!(world.phase("d"), v1::Phase::Draining);
+            world.wait(1000);
+            assert_eq!(world.phase("d"), phase);
+            assert_eq!(world.drain("d").evidence(), v1::Evidence::Delay);
+        }
+    }
+
+    #[test]
+    fn a_whole_node_closes_by_itself_and_serves_again_after_a_cancel() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world.start("d", &[]).unwrap();
+        world.lever_done(true, Ok(()));
+        let directives = &world.told[&1].directives;
+        assert!(directives[0].counts_only && directives[0].awaited);
+        assert_eq!(world.drain("d").lever(), v1::Lever::Admin);
+        let effects = world.core.cancel("d", world.now).unwrap();
+        let restore = Effect::PullLever {
+            node: "a".to_owned(),
+            close: false,
+        };
+        assert!(effects.contains(&restore), "{effects:?}");
+        // A restore that fails is tried again.
+        world.take(effects);
+        world.lever_done(false, Err("refused".to_owned()));
+        assert_eq!(world.wait_for_calls(500), [restore]);
+    }
+
+    #[test]
+    fn a_lever_that_fails_leaves_the_closing_to_the_filter() {
+        let mut world = two_workers();
+        world.find_admin("a");
+        world.start("d", &[]).unwrap();
+        assert!(
+            !world.told[&1].directives[0].counts_only,
+            "until Envoy has agreed the filter closes"
+        );
+        world.lever_done(true, Err("did not answer within 1s".to_owned()));
+        assert!(!world.told[&1].directives[0].counts_only);
+        let drain = world.drain("d");
+        assert_eq!(drain.lever(), v1::Lever::Filter);
+        assert!(
+            drain.warnings[0].contains("/healthcheck/fail"),
+            "{:?}",
+            drain.warnings
+        );
+    }
+
+    #[test]
+    fn one_listener_or_a_ramp_never_pulls_the_lever() {
+        let ramp = PolicyOverrides {
+            ramp: Some(Duration::from_secs(1)),
+            ..PolicyOverrides::default()
+        };
+        for (listeners, overrides) in [(&["ingress"][..], PolicyOverrides::default()), (&[][..], ramp)] {
+            let mut world = two_workers();
+            world.find_admin("a");
+            world.start_with("d", "", &[], listeners, overrides).unwrap();
+            let calls = world.wait_for_calls(10);
+            assert!(
+                !calls.iter().any(|call| matches!(call, Effect::PullLever { .. })),
+                "{calls:?}"
+            );
+            assert_eq!(world.drain("d").lever(), v1::Lever::Filter);
+        }
+    }
+
+    #[test]
+    fn a_node_without_the_filter_drains_by_its_admin_alone() {
+        let mut world = World::new();
+        world.find_admin("a");
+        world.start("d", &[]).unwrap();
+        world.lever_done(true, Ok(()));
+        world.wait_for_calls(250);
+        world.admin_says("a", reading(&[("web", 2)]));
+        assert_eq!(
+            (world.drain("d").in_flight, world.drain("d").lever()),
+            (2, v1::Lever::Admin)
+        );
+        world.admin_says("a", reading(&[("web", 0)]));
+        world.wait_for_calls(200);
+        world.admin_says("a", reading(&[("web", 0)]));
+        assert_eq!(world.phase("d"), v1::Phase::Drained);
+        world.wait(61_000);
+        assert!(world.drain("d").holding);
+    }
+
+    #[test]
+    fn towards_an_upstream_counts_what_goes_there_or_may_yet_go_there() {
+        let mut world = World::new();
+        world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+        let said = |world: &mut World, counts: &[(&str, u64)]| {
+            let answers = world.told[&1].ask;
+            let upstreams = counts.iter().map(|(address, in_flight)| v1::UpstreamCounts {
+                address: (*address).to_owned(),
+                in_flight: *in_flight,
+                started: 100,
+            });
+            let report = v1::FilterReport {
+                upstreams: upstreams.collect(),
+                ..report(&[("ingress", 9)], answers)
+            };
+            world.happen(Event::Reported {
+                stream: StreamId(1),
+                report,
+            });
+        };
+        said(&mut world, &[("10.0.0.1:80", 1), ("10.0.0.2:80", 4), ("", 2)]);
+        let request = |upstream: &str| StartRequest {
+            id: "d".to_owned(),
+            scope: Scope {
+                upstreams: vec![upstream.to_owned()],
+                ..Scope::default()
+            },
+            ..StartRequest::default()
+        };
+        let error = world
+            .core
+            .start(request("10.0.0.9:80"), world.now)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("seen: 10.0.0.1:80, 10.0.0.2:80"), "{error}");
+        let (_, effects) = world.core.start(request("10.0.0.1:80"), world.now).unwrap();
+        world.take(effects);
+        let directive = world.told[&1].directives[0].clone();
+        assert_eq!(
+            (directive.upstream.as_str(), directive.listener.as_str()),
+            ("10.0.0.1:80", "")
+        );
+        said(&mut world, &[("10.0.0.1:80", 1), ("10.0.0.2:80", 4), ("", 2)]);
+        assert_eq!(world.drain("d").in_flight, 3);
+        assert!(!world.drain("d").holding, "it closes nothing");
+        said(&mut world, &[("10.0.0.1:80", 0), ("10.0.0.2:80", 4), ("", 0)]);
+        world.wait(200);
+        said(&mut world, &[("10.0.0.1:80", 0), ("10.0.0.2:80", 4), ("", 0)]);
+        assert_eq!(world.phase("d"), v1::Phase::Drained);
+    }
 }

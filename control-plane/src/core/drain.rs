@@ -10,8 +10,13 @@ use super::{
     machine::{Hold, Machine, Outcome},
     policy::{Policy, PolicyOverrides, from_wire},
     record::Record,
-    tally::{Scope, Tally},
+    report::Recorder,
+    scope::Scope,
+    tally::Tally,
 };
+
+/// The most warnings that a drain keeps.
+const MAX_WARNINGS: usize = 32;
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -24,10 +29,15 @@ pub struct Drain {
     pub(super) started: Instant,
     pub(super) machine: Machine,
     pub(super) tally: Tally,
+    pub(super) recorder: Recorder,
     /// How it looked when it ended: what it holds goes on changing after that.
     pub(super) last: Option<v1::Drain>,
     /// When its lease is renewed next.
     pub(super) renew_at: Option<Instant>,
+    /// What its counts rest on, as last seen.
+    pub(super) evidence: v1::Evidence,
+    /// What its caller should know.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Drain {
@@ -54,7 +64,7 @@ impl Drain {
             v1::Phase::Cancelled => Some(Outcome::Cancelled),
             _ => None,
         };
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(policy.evidence);
         for member in &record.members {
             tally.expect(Epoch(member.epoch), &member.node, member.process);
         }
@@ -69,6 +79,7 @@ impl Drain {
             }
         };
         let renew_at = machine.closing_since().map(|_| now.instant);
+        let (evidence, warnings) = (drain.evidence(), drain.warnings);
         let (id, request_id, sequence) = (drain.id, drain.request_id, record.sequence);
         Some((
             sequence,
@@ -81,8 +92,11 @@ impl Drain {
                 started,
                 machine,
                 tally,
+                recorder: Recorder::resume(record.report.unwrap_or_default()),
                 last,
                 renew_at,
+                evidence,
+                warnings,
             },
         ))
     }
@@ -96,6 +110,7 @@ impl Drain {
                 .and_then(|since| since.saturating_duration_since(self.started).try_into().ok()),
             sequence: self.sequence,
             members: self.tally.records(),
+            report: Some(self.recorder.record()),
         }
     }
 
@@ -112,24 +127,41 @@ impl Drain {
         }
     }
 
-    /// What a filter in its scope has to do; nothing while it does not close.
-    pub(super) fn directives(&self, now: Instant) -> Vec<v1::Directive> {
+    /// What a filter in its scope has to do; nothing while it does not close. With `counts_only` Envoy closes by itself.
+    pub(super) fn directives(&self, counts_only: bool, now: Instant) -> Vec<v1::Directive> {
         let Some(since) = self.machine.closing_since() else {
             return Vec::new();
         };
         let policy = self.machine.policy();
         let wire = |span: Duration| span.try_into().ok();
-        let directive = |listener: String| v1::Directive {
+        let directive = |listener: String, upstream: String| v1::Directive {
             listener,
+            upstream,
             ramp: wire(policy.ramp),
             elapsed: wire(now.saturating_duration_since(since)),
             lease: wire(policy.lease),
             awaited: !self.machine.is_ended(),
+            counts_only,
         };
-        if self.scope.listeners.is_empty() {
-            vec![directive(String::new())]
+        if self.scope.is_upstream() {
+            let upstreams = self.scope.upstreams.iter().cloned();
+            upstreams
+                .map(|upstream| directive(String::new(), upstream))
+                .collect()
+        } else if self.scope.listeners.is_empty() {
+            vec![directive(String::new(), String::new())]
         } else {
-            self.scope.listeners.iter().cloned().map(directive).collect()
+            let listeners = self.scope.listeners.iter().cloned();
+            listeners
+                .map(|listener| directive(listener, String::new()))
+                .collect()
+        }
+    }
+
+    /// Keeps something that the caller should know, once.
+    pub(super) fn warn(&mut self, text: String) {
+        if !self.warnings.contains(&text) && self.warnings.len() < MAX_WARNINGS {
+            self.warnings.push(text);
         }
     }
 

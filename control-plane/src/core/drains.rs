@@ -1,5 +1,6 @@
 //! The drains: starting, cancelling, feeding them what reporters say, and what they have the filters do.
 
+use ebb_proto::v1;
 use thiserror::Error;
 
 use super::{
@@ -7,8 +8,10 @@ use super::{
     drain::Drain,
     fleet::Epoch,
     machine::{self, Hold, Machine},
-    policy::{PolicyError, PolicyOverrides},
-    tally::{Scope, Tally},
+    policy::{Evidence, PolicyError, PolicyOverrides},
+    report::Recorder,
+    scope::Scope,
+    tally::Tally,
 };
 
 /// The longest `request_id`, in bytes.
@@ -62,6 +65,25 @@ pub enum StartError {
         /// What there is.
         known: Vec<String>,
     },
+    /// Listeners and upstream endpoints in one scope.
+    #[error("scope: names listeners and upstreams; start a drain for each")]
+    MixedScope,
+    /// Not an upstream endpoint that any node in scope has sent to.
+    #[error(
+        "no requests towards upstream {name:?} were seen; seen: {} (filters count upstreams where their configuration \
+         says `upstreams`)", list(.known)
+    )]
+    UnknownUpstream {
+        /// What the caller named.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// Evidence `admin`, and no admin endpoint.
+    #[error(
+        "policy.evidence: no admin endpoint of node {0:?} is configured, or it does not answer; use auto or filter"
+    )]
+    NoAdmin(String),
     /// Not a listener of any node in scope.
     #[error("no listener {name:?} on the nodes in scope; known: {}", list(.known))]
     UnknownListener {
@@ -70,6 +92,16 @@ pub enum StartError {
         /// What there is.
         known: Vec<String>,
     },
+}
+
+/// Whether all names are known; else the first that is not, and what is.
+fn named(names: &[String], mut known: Vec<String>) -> Result<(), (String, Vec<String>)> {
+    known.sort();
+    known.dedup();
+    match names.iter().find(|name| !known.contains(name)) {
+        Some(name) => Err((name.clone(), known)),
+        None => Ok(()),
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -101,11 +133,11 @@ impl Core {
                 })
             };
         }
-        self.check_scope(&request.scope)?;
+        self.check_scope(&request.scope, policy.evidence)?;
 
         let sequence = self.drains.last_key_value().map_or(1, |(last, _)| last + 1);
         let (machine, effects) = Machine::start(policy, now.instant);
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(machine.policy().evidence);
         for (epoch, reporter) in self
             .fleet
             .reporters()
@@ -114,56 +146,61 @@ impl Core {
             tally.update(epoch, reporter, &request.scope);
         }
         let id = request.id.clone();
-        self.drains.insert(
+        let mut drain = Drain {
+            id: request.id,
+            request_id: request.request_id,
             sequence,
-            Drain {
-                id: request.id,
-                request_id: request.request_id,
-                sequence,
-                scope: request.scope,
-                started_at: now.wall,
-                started: now.instant,
-                machine,
-                tally,
-                last: None,
-                renew_at: None,
-            },
-        );
+            scope: request.scope,
+            started_at: now.wall,
+            started: now.instant,
+            machine,
+            tally,
+            recorder: Recorder::default(),
+            last: None,
+            renew_at: None,
+            evidence: v1::Evidence::Unspecified,
+            warnings: Vec::new(),
+        };
+        self.add_admins(&mut drain);
+        self.drains.insert(sequence, drain);
         let mut out = Vec::new();
         self.carry_out(sequence, effects, now, &mut out);
         self.forget_old(&mut out);
+        self.step_admins(now, &mut out);
         Ok((id, out))
     }
 
-    fn check_scope(&self, scope: &Scope) -> Result<(), StartError> {
-        if self.fleet.nodes().next().is_none() {
+    fn check_scope(&self, scope: &Scope, evidence: Evidence) -> Result<(), StartError> {
+        if scope.is_upstream() && !scope.listeners.is_empty() {
+            return Err(StartError::MixedScope);
+        }
+        let mut nodes: Vec<String> = self.fleet.nodes().map(|(id, _)| id.to_string()).collect();
+        nodes.extend(self.admins.keys().map(ToString::to_string));
+        if nodes.is_empty() {
             return Err(StartError::NobodyAttached);
         }
-        if let Some(name) = scope
-            .nodes
-            .iter()
-            .find(|name| !self.fleet.nodes().any(|(id, _)| **id == ***name))
-        {
-            let known = self.fleet.nodes().map(|(id, _)| id.to_string()).collect();
-            return Err(StartError::UnknownNode {
-                name: name.clone(),
-                known,
-            });
-        }
-        let mut known: Vec<String> = self
-            .fleet
-            .reporters()
-            .filter(|(_, reporter)| scope.has_node(&reporter.node))
-            .flat_map(|(_, reporter)| reporter.listeners.iter().map(|listener| listener.name.clone()))
-            .collect();
-        known.sort();
-        known.dedup();
-        match scope.listeners.iter().find(|name| !known.contains(name)) {
-            Some(name) => Err(StartError::UnknownListener {
-                name: name.clone(),
-                known,
-            }),
-            None => Ok(()),
+        named(&scope.nodes, nodes).map_err(|(name, known)| StartError::UnknownNode { name, known })?;
+        let covered = || {
+            self.fleet
+                .reporters()
+                .filter(|(_, reporter)| scope.has_node(&reporter.node))
+        };
+        let listeners = covered().flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()));
+        named(&scope.listeners, listeners.collect())
+            .map_err(|(name, known)| StartError::UnknownListener { name, known })?;
+        let upstreams =
+            covered().flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()));
+        named(
+            &scope.upstreams,
+            upstreams.filter(|address| !address.is_empty()).collect(),
+        )
+        .map_err(|(name, known)| StartError::UnknownUpstream { name, known })?;
+        let without = covered().find(|(_, reporter)| !self.admins.contains_key(&reporter.node));
+        match without {
+            Some((_, reporter)) if evidence == Evidence::Admin => {
+                Err(StartError::NoAdmin(reporter.node.to_string()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -172,7 +209,15 @@ impl Core {
         let sequence = self.find(id)?.sequence;
         let mut out = Vec::new();
         self.drive(sequence, machine::Event::Cancel, now, &mut out);
+        self.step_admins(now, &mut out);
         Some(out)
+    }
+
+    /// Keeps something that the caller of a drain should know.
+    pub fn warn(&mut self, id: &str, text: String) {
+        if let Some(drain) = self.drains.values_mut().find(|drain| drain.id == id) {
+            drain.warn(text);
+        }
     }
 
     pub(super) fn find(&self, id: &str) -> Option<&Drain> {
@@ -205,16 +250,24 @@ impl Core {
         }
     }
 
-    fn observe(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
-        let Some(drain) = self.drains.get(&sequence) else {
+    pub(super) fn observe(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+        let Some(drain) = self
+            .drains
+            .get_mut(&sequence)
+            .filter(|drain| !drain.machine.is_ended())
+        else {
             return;
         };
-        if drain.machine.is_ended() {
-            return;
+        let evidence = drain.tally.rests_on();
+        let changed = std::mem::replace(&mut drain.evidence, evidence) != evidence;
+        if changed && evidence == v1::Evidence::Admin && drain.machine.policy().evidence == Evidence::Auto {
+            drain.warn("reporters of the filter are unknown: going by Envoy's own count".to_owned());
+        } else if changed && evidence == v1::Evidence::Filter && !drain.warnings.is_empty() {
+            drain.warn("every reporter of the filter is known again: going by its count".to_owned());
         }
         out.push(Effect::DrainChanged {
             id: drain.id.clone(),
-            phase: false,
+            phase: changed,
         });
         let seen = machine::Event::Observed(drain.tally.observation());
         self.drive(sequence, seen, now, out);
@@ -229,6 +282,7 @@ impl Core {
     }
 
     fn carry_out(&mut self, sequence: u64, effects: Vec<machine::Effect>, now: Now, out: &mut Vec<Effect>) {
+        self.note(sequence, &effects, now, out);
         for effect in effects {
             match effect {
                 machine::Effect::Publish => self.publish(sequence, now, out),
@@ -277,7 +331,7 @@ impl Core {
     }
 
     /// Has a drain written down, and freezes how it looked when it ended.
-    fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn keep(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
         let Some(drain) = self.drains.get(&sequence) else {
             return;
         };
@@ -327,7 +381,7 @@ impl Core {
 
     /// Releases ended drains that hold nobody.
     pub(super) fn release_the_empty(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let empty = |drain: &&Drain| drain.machine.is_ended() && drain.tally.members().next().is_none();
+        let empty = |drain: &&Drain| drain.machine.is_ended() && drain.tally.is_deserted();
         for sequence in self
             .drains
             .values()

@@ -63,6 +63,8 @@ pub struct Reporter {
     pub last_report: Instant,
     /// Its last counts, as it gave them.
     pub listeners: Vec<v1::ListenerCounts>,
+    /// Its last counts of upstream endpoints, if it counts them.
+    pub upstreams: Vec<v1::UpstreamCounts>,
     /// The last ask that was put to it on this stream.
     pub asked: u64,
     /// The last ask that it answered on this stream.
@@ -166,6 +168,7 @@ impl Fleet {
             standing: Standing::Live(stream),
             last_report: now,
             listeners: Vec::new(),
+            upstreams: Vec::new(),
             asked: 0,
             answered: 0,
             awaited: false,
@@ -186,6 +189,7 @@ impl Fleet {
         let reporter = self.reporters.get_mut(&epoch)?;
         reporter.last_report = now;
         reporter.listeners = report.listeners;
+        reporter.upstreams = report.upstreams;
         reporter.answered = reporter.answered.max(report.answers);
         if let Standing::Silent(stream) = reporter.standing {
             reporter.standing = Standing::Live(stream);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use ebb_proto::v1;
 use serde::{Deserialize, Serialize};
 
-use super::policy::{OnTimeout, Policy};
+use super::policy::{Evidence, OnTimeout, Policy};
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,8 @@ pub struct Machine {
     policy: Policy,
     started: Instant,
     closing_since: Option<Instant>,
+    /// Requests known to be in flight when last observed.
+    in_flight: u64,
     state: State,
 }
 
@@ -120,6 +122,7 @@ impl Machine {
             policy,
             started: now,
             closing_since: None,
+            in_flight: 0,
             state: State::Announced,
         };
         let mut effects = machine.handle(Event::Tick, now);
@@ -141,6 +144,7 @@ impl Machine {
             policy,
             started,
             closing_since,
+            in_flight: 0,
             state,
         }
     }
@@ -158,6 +162,7 @@ impl Machine {
             policy,
             started,
             closing_since,
+            in_flight: 0,
             state: State::Ended { outcome, at, hold },
         }
     }
@@ -165,7 +170,16 @@ impl Machine {
     /// Takes one event. The deadline is looked at first, whatever the event.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         if !self.is_ended() && now >= self.deadline() {
-            return self.end(Outcome::TimedOut, now);
+            let by_delay = self.policy.evidence == Evidence::Delay && self.closing_since.is_some();
+            let waited = by_delay && self.in_flight == 0 && !self.policy.timeout.is_zero();
+            return self.end(
+                if waited {
+                    Outcome::Drained
+                } else {
+                    Outcome::TimedOut
+                },
+                now,
+            );
         }
         match (event, self.state) {
             (
@@ -199,7 +213,8 @@ impl Machine {
     }
 
     fn observed(&mut self, seen: Observation, state: State, now: Instant) -> Vec<Effect> {
-        let zero = seen.in_flight == 0 && seen.unknown == 0;
+        self.in_flight = seen.in_flight;
+        let zero = seen.in_flight == 0 && seen.unknown == 0 && self.policy.evidence != Evidence::Delay;
         match state {
             State::Announced | State::Ended { .. } => Vec::new(),
             State::Draining if zero => self.quiet(seen, now, vec![Effect::Changed]),

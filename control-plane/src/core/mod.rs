@@ -5,31 +5,44 @@
 //! | `policy` | how a drain behaves: keys, defaults, what fits together |
 //! | `machine` | one drain: its phases |
 //! | `tally` | what a drain counts: members and their sums |
+//! | `admins` | what each Envoy says of itself, and the lever `/healthcheck/fail` |
+//! | `scope` | what a drain covers |
 //! | `fleet` | who is attached, and whether their word counts |
 //! | `drain` | one drain with all that belongs to it |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `view` | the same, in the words of the wire |
+//! | `timeline` | what was in flight over the time of a drain |
+//! | `report` | what a drain did |
+//! | `blockers` | which requests are in flight, asked of the filters |
 //! | `record` | what outlives the control plane |
 //!
 //! [`Core::handle`] takes an [`Event`] and the time, and leaves [`Effect`]s; the engine carries them out. Data goes
 //! round one way: report -> [`fleet::Fleet`] -> [`tally::Tally`] -> [`machine::Machine`] -> command.
 
+pub mod admins;
+pub mod blockers;
 pub mod drain;
 pub mod drains;
 pub mod fleet;
 pub mod machine;
 pub mod policy;
 pub mod record;
+pub mod report;
+pub mod scope;
 pub mod tally;
+pub mod timeline;
 mod view;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ebb_proto::v1;
 
+use admins::{Admin, Reading};
+use blockers::Inquiries;
 use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
 use policy::Policy;
@@ -78,6 +91,29 @@ pub enum Event {
         /// The stream.
         stream: StreamId,
     },
+    /// An admin endpoint was found, or found again.
+    AdminFound {
+        /// Whose it is.
+        node: String,
+    },
+    /// An Envoy answered for itself, or did not.
+    AdminAnswered {
+        /// The node.
+        node: String,
+        /// The ask that this answers.
+        ask: u64,
+        /// What it said; else why not, in words.
+        reading: Result<Reading, String>,
+    },
+    /// [`Effect::PullLever`] was carried out, or was not.
+    LeverDone {
+        /// The node.
+        node: String,
+        /// Which way.
+        close: bool,
+        /// Why not, in words.
+        result: Result<(), String>,
+    },
     /// Time passed.
     Tick,
 }
@@ -105,6 +141,22 @@ pub enum Effect {
         /// Whether its phase changed, and not just a count.
         phase: bool,
     },
+    /// Ask a node's Envoy what is in flight. [`Event::AdminAnswered`] follows, within a bound.
+    AskAdmin {
+        /// The node.
+        node: String,
+        /// The number to answer with.
+        ask: u64,
+        /// Whether upstream endpoints are wanted as well.
+        upstreams: bool,
+    },
+    /// Have a node's Envoy close its connections by itself, or serve again. [`Event::LeverDone`] follows, within a bound.
+    PullLever {
+        /// The node.
+        node: String,
+        /// Which way.
+        close: bool,
+    },
     /// Somebody came, went, or counts otherwise.
     FleetChanged,
     /// Everybody live has answered this ask, or is no longer live.
@@ -116,6 +168,8 @@ pub enum Effect {
 pub struct Core {
     defaults: Policy,
     fleet: Fleet,
+    /// By node.
+    admins: BTreeMap<Arc<str>, Admin>,
     /// By the order in which they were started.
     drains: BTreeMap<u64, Drain>,
     /// Grows with every change of what filters have to do.
@@ -124,6 +178,8 @@ pub struct Core {
     ask: u64,
     /// Asks that somebody outside waits for, with the number of answers missing.
     queries: BTreeMap<u64, usize>,
+    /// Asks for blockers.
+    inquiries: Inquiries,
     /// When to look for reporters that are long gone.
     prune_at: Option<Instant>,
 }
@@ -139,6 +195,7 @@ impl Core {
         Self {
             defaults,
             fleet: Fleet::default(),
+            admins: BTreeMap::new(),
             drains: records
                 .into_iter()
                 .filter_map(|record| Drain::resume(record, now))
@@ -147,6 +204,7 @@ impl Core {
             generation: u64::try_from(millis).unwrap_or_default(),
             ask: 0,
             queries: BTreeMap::new(),
+            inquiries: Inquiries::default(),
             prune_at: Some(now.instant + FORGET_AFTER),
         }
     }
@@ -169,7 +227,8 @@ impl Core {
                 self.send(attached.epoch, now, &mut out);
                 out.push(Effect::FleetChanged);
             }
-            Event::Reported { stream, report } => {
+            Event::Reported { stream, mut report } => {
+                let blockers = std::mem::take(&mut report.blockers);
                 let before = self
                     .fleet
                     .epoch(stream)
@@ -178,6 +237,7 @@ impl Core {
                 if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
                     let answered = self.fleet.get(epoch).map(|reporter| reporter.answered);
                     self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
+                    self.heard_blockers(epoch, &blockers, &mut out);
                     self.look_at(epoch, now, &mut out);
                     out.push(Effect::FleetChanged);
                 }
@@ -195,8 +255,14 @@ impl Core {
                     self.prune(node.as_deref(), now, &mut out);
                 }
             }
+            Event::AdminFound { node } => self.admin_found(&node, now, &mut out),
+            Event::AdminAnswered { node, ask, reading } => {
+                self.admin_answered(&node, ask, reading, now, &mut out)
+            }
+            Event::LeverDone { node, close, result } => self.lever_done(&node, close, result, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
+        self.step_admins(now, &mut out);
         out
     }
 
@@ -220,6 +286,7 @@ impl Core {
     }
 
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
+        out.extend(self.inquiries.lost(epoch).into_iter().map(Effect::Answered));
         if was_live {
             let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
             self.count_answer(answered, u64::MAX, out);
@@ -252,7 +319,8 @@ impl Core {
     /// When [`Event::Tick`] is due next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let drains = self.drains.values().filter_map(Drain::next_deadline).min();
-        [self.fleet.next_deadline(), drains, self.prune_at]
+        let admins = self.admins.values().filter_map(Admin::next_deadline).min();
+        [self.fleet.next_deadline(), drains, admins, self.prune_at]
             .into_iter()
             .flatten()
             .min()
@@ -298,8 +366,16 @@ impl Core {
     /// Tells one reporter what it has to do, and asks for its counts.
     fn send(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         let (ask, generation) = (self.ask, self.generation);
+        let node = self
+            .fleet
+            .get(epoch)
+            .map(|reporter| reporter.node.clone())
+            .unwrap_or_else(|| "".into());
+        let envoy_closes = self.admins.get(&node).is_some_and(Admin::closes);
         let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
-        let directives: Vec<_> = drains.flat_map(|drain| drain.directives(now.instant)).collect();
+        let directives: Vec<_> = drains
+            .flat_map(|drain| drain.directives(envoy_closes && admins::pulls_lever(drain), now.instant))
+            .collect();
         // Just what the filter goes by: it must not be held silent for what it was never told.
         let awaited = directives.iter().any(|directive| directive.awaited);
         self.fleet.set_awaited(epoch, awaited, now.instant);
@@ -314,7 +390,8 @@ impl Core {
                 generation,
                 directives,
                 ask,
-                going_away: false,
+                blockers: self.inquiries.limit(epoch),
+                ..Default::default()
             },
         });
     }

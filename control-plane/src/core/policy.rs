@@ -16,6 +16,20 @@ pub enum OnTimeout {
     Abort,
 }
 
+/// What has to tell that nothing is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Evidence {
+    /// The filter; while some of a node's reporters are unknown, its Envoy's own count.
+    Auto,
+    /// The filter's reporters, and nothing else.
+    Filter,
+    /// Envoy's own count, by its admin endpoint.
+    Admin,
+    /// Nobody: the drain takes its whole timeout, and ends drained unless something is known to be in flight.
+    Delay,
+}
+
 /// A complete policy: every key has a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -31,6 +45,8 @@ pub struct Policy {
     pub lease: Duration,
     /// What a missed deadline means.
     pub on_timeout: OnTimeout,
+    /// What has to tell that nothing is in flight.
+    pub evidence: Evidence,
 }
 
 /// The shortest lease: it is renewed three times in its length, and a renewal has to cross a busy machine.
@@ -48,6 +64,7 @@ impl Default for Policy {
             ramp: Duration::ZERO,
             lease: Duration::from_secs(60),
             on_timeout: OnTimeout::Proceed,
+            evidence: Evidence::Auto,
         }
     }
 }
@@ -67,6 +84,8 @@ pub struct PolicyOverrides {
     pub lease: Option<Duration>,
     /// See [`Policy::on_timeout`].
     pub on_timeout: Option<OnTimeout>,
+    /// See [`Policy::evidence`].
+    pub evidence: Option<Evidence>,
 }
 
 /// A policy that cannot be.
@@ -108,6 +127,9 @@ pub enum PolicyError {
     /// A number that this version does not know.
     #[error("policy.on_timeout: {0} is not a known value")]
     UnknownOnTimeout(i32),
+    /// A number that this version does not know.
+    #[error("policy.evidence: {0} is not a known value")]
+    UnknownEvidence(i32),
 }
 
 impl Policy {
@@ -123,6 +145,7 @@ impl Policy {
             ramp: overrides.ramp.unwrap_or(self.ramp),
             lease: overrides.lease.unwrap_or(self.lease),
             on_timeout: overrides.on_timeout.unwrap_or(self.on_timeout),
+            evidence: overrides.evidence.unwrap_or(self.evidence),
         };
         let keys = [
             ("announce", policy.announce),
@@ -159,6 +182,13 @@ impl Policy {
             on_timeout: match self.on_timeout {
                 OnTimeout::Proceed => v1::OnTimeout::Proceed,
                 OnTimeout::Abort => v1::OnTimeout::Abort,
+            }
+            .into(),
+            evidence: match self.evidence {
+                Evidence::Auto => v1::Evidence::Auto,
+                Evidence::Filter => v1::Evidence::Filter,
+                Evidence::Admin => v1::Evidence::Admin,
+                Evidence::Delay => v1::Evidence::Delay,
             }
             .into(),
         }
@@ -198,6 +228,14 @@ impl PolicyOverrides {
                 Ok(v1::OnTimeout::Proceed) => Some(OnTimeout::Proceed),
                 Ok(v1::OnTimeout::Abort) => Some(OnTimeout::Abort),
                 Err(_) => return Err(PolicyError::UnknownOnTimeout(policy.on_timeout)),
+            },
+            evidence: match v1::Evidence::try_from(policy.evidence) {
+                Ok(v1::Evidence::Unspecified) => None,
+                Ok(v1::Evidence::Auto) => Some(Evidence::Auto),
+                Ok(v1::Evidence::Filter) => Some(Evidence::Filter),
+                Ok(v1::Evidence::Admin) => Some(Evidence::Admin),
+                Ok(v1::Evidence::Delay) => Some(Evidence::Delay),
+                Err(_) => return Err(PolicyError::UnknownEvidence(policy.evidence)),
             },
         })
     }

@@ -3,6 +3,8 @@
 
 use ebb_proto::v1;
 
+use super::report::ReportRecord;
+
 /// A drain as it is kept in the durable store.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
@@ -18,6 +20,9 @@ pub struct Record {
     /// The reporters in its scope.
     #[prost(message, repeated, tag = "4")]
     pub members: Vec<MemberRecord>,
+    /// What it did so far.
+    #[prost(message, optional, tag = "10")]
+    pub report: Option<ReportRecord>,
 }
 
 /// A reporter in the scope of a drain.

@@ -4,21 +4,7 @@ use std::time::{Duration, Instant};
 
 use ebb_proto::v1;
 
-use super::{Core, Now, drain::Drain, fleet::Reporter, machine::Hold, tally::Scope};
-
-impl From<v1::Scope> for Scope {
-    fn from(wire: v1::Scope) -> Self {
-        let tidy = |mut names: Vec<String>| {
-            names.sort();
-            names.dedup();
-            names
-        };
-        Self {
-            nodes: tidy(wire.nodes),
-            listeners: tidy(wire.listeners),
-        }
-    }
-}
+use super::{Core, Now, drain::Drain, fleet::Reporter, machine::Hold};
 
 impl Core {
     /// A drain as it stands, or as it ended.
@@ -35,7 +21,7 @@ impl Core {
     }
 
     pub(super) fn drain_view(&self, drain: &Drain, now: Instant) -> v1::Drain {
-        let holding = drain.machine.closing_since().is_some();
+        let holding = drain.machine.closing_since().is_some() && !drain.scope.is_upstream();
         if let Some(last) = &drain.last {
             return v1::Drain {
                 holding,
@@ -58,10 +44,7 @@ impl Core {
         v1::Drain {
             id: drain.id.clone(),
             request_id: drain.request_id.clone(),
-            scope: Some(v1::Scope {
-                nodes: drain.scope.nodes.clone(),
-                listeners: drain.scope.listeners.clone(),
-            }),
+            scope: Some(drain.scope.to_proto()),
             policy: Some(drain.machine.policy().to_proto()),
             phase: drain.machine.phase().into(),
             started_at: Some(drain.started_at.into()),
@@ -70,6 +53,9 @@ impl Core {
             unknown_reporters: unknown_reporters.collect(),
             listeners: drain.tally.listeners(),
             holding,
+            evidence: drain.evidence.into(),
+            lever: self.lever(drain).into(),
+            warnings: drain.warnings.clone(),
         }
     }
 
@@ -120,7 +106,8 @@ impl Core {
     /// The phase of the latest drain that holds a listener.
     fn phase_of(&self, node: &str, listener: &str) -> v1::Phase {
         let holds = |drain: &&Drain| {
-            drain.scope.has_node(node)
+            !drain.scope.is_upstream()
+                && drain.scope.has_node(node)
                 && drain.scope.has_listener(listener)
                 && match drain.machine.outcome() {
                     None => true,

@@ -8,7 +8,9 @@
 //! |---|---|
 //! | `mod` | the handle |
 //! | `task` | the task |
+//! | `admins` | calls to Envoy's admin endpoints |
 
+mod admins;
 mod task;
 
 use std::{
@@ -30,9 +32,10 @@ use crate::{
         policy::Policy,
     },
     store::Store,
+    supervisor::admin::Admin,
 };
 
-/// How long `ListNodes` waits for answers.
+/// How long `ListNodes` and `ListBlockers` wait for answers.
 pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
 /// Requests that may wait for the task; beyond it the senders wait.
@@ -65,11 +68,22 @@ enum Request {
         commands: watch::Sender<Outgoing>,
     },
     Happened(Event),
+    AdminFound {
+        node: String,
+        admin: Admin,
+    },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
     Cancel(String, oneshot::Sender<Option<v1::Drain>>),
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
     Drains(oneshot::Sender<Vec<v1::Drain>>),
     WatchDrain(String, oneshot::Sender<Option<watch::Receiver<v1::Drain>>>),
+    Report(String, oneshot::Sender<Option<v1::DrainReport>>),
+    Blockers {
+        /// `None` = all.
+        drain: Option<String>,
+        limit: u32,
+        reply: oneshot::Sender<Option<Vec<v1::NodeBlocker>>>,
+    },
     Nodes(oneshot::Sender<Vec<v1::Node>>),
     WatchNodes(oneshot::Sender<watch::Receiver<Vec<v1::Node>>>),
     GoAway,
@@ -83,11 +97,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the task, with the drains that the store kept.
+    /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn start(defaults: Policy, store: Store) -> anyhow::Result<Self> {
+    pub fn start(defaults: Policy, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
         let records = store.load()?;
         if !records.is_empty() {
             tracing::info!(
@@ -96,7 +110,10 @@ impl Engine {
             );
         }
         let (requests, inbox) = mpsc::channel(QUEUE);
-        let task = task::Task::new(defaults, records, store);
+        for admin in admins {
+            tokio::spawn(admins::look_after(admin, requests.downgrade()));
+        }
+        let task = task::Task::new(defaults, records, store, requests.downgrade());
         tokio::spawn(task.run(inbox));
         Ok(Self {
             requests,
@@ -180,6 +197,27 @@ impl Engine {
     /// [`Gone`].
     pub async fn watch_drain(&self, id: String) -> Result<Option<watch::Receiver<v1::Drain>>, Gone> {
         self.ask(|reply| Request::WatchDrain(id, reply)).await
+    }
+
+    /// What a drain did so far, or did.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn report_of(&self, id: String) -> Result<Option<v1::DrainReport>, Gone> {
+        self.ask(|reply| Request::Report(id, reply)).await
+    }
+
+    /// The oldest requests in flight, `limit` per node and listener, of a drain or of all nodes; who does not answer
+    /// within [`ANSWER_WITHIN`] is left out. `None` = there is no drain of that id.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn blockers(
+        &self,
+        drain: Option<String>,
+        limit: u32,
+    ) -> Result<Option<Vec<v1::NodeBlocker>>, Gone> {
+        self.ask(|reply| Request::Blockers { drain, limit, reply }).await
     }
 
     /// All nodes, with counts no older than [`ANSWER_WITHIN`].

@@ -8,7 +8,7 @@ use std::{
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ANSWER_WITHIN, Outgoing, Request};
+use super::{ANSWER_WITHIN, Outgoing, Request, admins};
 use crate::{
     core::{
         Core, Effect, Event, Now,
@@ -18,6 +18,7 @@ use crate::{
         record::Record,
     },
     store::Store,
+    supervisor::admin::Admin,
 };
 
 /// What is watched is shown at least this often, as it tells ages.
@@ -35,8 +36,14 @@ const RETURN_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Somebody who waits for the answers to an ask.
 struct Query {
-    reply: oneshot::Sender<Vec<v1::Node>>,
+    reply: Reply,
     until: Instant,
+}
+
+/// What is wanted of the answers.
+enum Reply {
+    Nodes(oneshot::Sender<Vec<v1::Node>>),
+    Blockers(oneshot::Sender<Option<Vec<v1::NodeBlocker>>>),
 }
 
 /// A drain of something that may yet come back.
@@ -50,6 +57,10 @@ pub(super) struct Task {
     /// Until when drains are parked of which the scope is not there.
     parks_until: Instant,
     parked: Vec<Parked>,
+    /// To itself, for what it has others do.
+    requests: mpsc::WeakSender<Request>,
+    /// By node.
+    admins: HashMap<String, Admin>,
     store: Store,
     streams: HashMap<StreamId, watch::Sender<Outgoing>>,
     /// Drains that somebody watches.
@@ -63,12 +74,19 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(defaults: Policy, records: Vec<Record>, store: Store) -> Self {
+    pub(super) fn new(
+        defaults: Policy,
+        records: Vec<Record>,
+        store: Store,
+        requests: mpsc::WeakSender<Request>,
+    ) -> Self {
         let now = Now::read();
         Self {
             core: Core::new(defaults, records, now),
             parks_until: now.instant + RETURN_WITHIN,
             parked: Vec::new(),
+            requests,
+            admins: HashMap::new(),
             store,
             streams: HashMap::new(),
             drains: HashMap::new(),
@@ -170,6 +188,13 @@ impl Task {
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
             }
+            Request::AdminFound { node, admin } => {
+                tracing::info!(node, address = %admin.0, "admin endpoint found");
+                self.admins.insert(node.clone(), admin);
+                let effects = self.core.handle(Event::AdminFound { node }, now);
+                self.carry_out(effects, now);
+                self.start_parked(now);
+            }
             Request::Start(request, reply) => self.start(
                 Parked {
                     request: *request,
@@ -192,16 +217,18 @@ impl Task {
             Request::WatchDrain(id, reply) => {
                 let _ = reply.send(self.watch_drain(id, now));
             }
+            Request::Report(id, reply) => {
+                let _ = reply.send(self.core.report(&id, now));
+            }
             Request::Nodes(reply) => {
-                let (ask, effects) = self.core.query(now);
-                self.queries.insert(
-                    ask,
-                    Query {
-                        reply,
-                        until: now.instant + ANSWER_WITHIN,
-                    },
-                );
-                self.carry_out(effects, now);
+                let asked = self.core.query(now);
+                self.wait_for(asked, Reply::Nodes(reply), now);
+            }
+            Request::Blockers { drain, limit, reply } => {
+                match self.core.ask_blockers(drain.as_deref(), limit, now) {
+                    Some(asked) => self.wait_for(asked, Reply::Blockers(reply), now),
+                    None => drop(reply.send(None)),
+                }
             }
             Request::WatchNodes(reply) => {
                 let receiver = self.nodes.subscribe();
@@ -311,6 +338,14 @@ impl Task {
                     self.show_drains_at = Some(self.show_drains_at.map_or(soon, |at| at.min(soon)));
                 }
                 Effect::DrainChanged { .. } => {}
+                Effect::AskAdmin { node, ask, upstreams } => {
+                    let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
+                    tokio::spawn(admins::ask(admin, node, ask, upstreams, requests));
+                }
+                Effect::PullLever { node, close } => {
+                    let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
+                    tokio::spawn(admins::pull(admin, node, close, requests));
+                }
                 Effect::FleetChanged if self.nodes.receiver_count() > 0 => {
                     self.show_nodes_at.get_or_insert(now.instant + SHOW_FLEET_EVERY);
                 }
@@ -320,20 +355,24 @@ impl Task {
         }
     }
 
-    /// A drain that cannot be kept is still carried out: it is lost only if the control plane dies before its end.
-    fn store(&self, record: &Record) {
-        if let Some(drain) = &record.drain {
-            tracing::info!(
-                drain = drain.id,
-                phase = drain.phase().as_str_name(),
-                in_flight = drain.in_flight,
-                "drain"
-            );
-        }
+    /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.
+    fn store(&mut self, record: &Record) {
+        let Some(drain) = &record.drain else { return };
+        tracing::info!(
+            drain = drain.id,
+            phase = drain.phase().as_str_name(),
+            in_flight = drain.in_flight,
+            "drain"
+        );
         if let Err(error) = self.store.put(record) {
             tracing::error!(
+                drain = drain.id,
                 error = format!("{error:#}"),
-                "cannot keep a drain; it goes on, but would not survive a restart"
+                "cannot keep a drain; it goes on"
+            );
+            self.core.warn(
+                &drain.id,
+                format!("it would not survive a restart of the control plane: {error:#}"),
             );
         }
     }
@@ -350,9 +389,17 @@ impl Task {
         }
     }
 
+    fn wait_for(&mut self, (ask, effects): (u64, Vec<Effect>), reply: Reply, now: Now) {
+        let until = now.instant + ANSWER_WITHIN;
+        self.queries.insert(ask, Query { reply, until });
+        self.carry_out(effects, now);
+    }
+
     fn answer(&mut self, ask: u64, now: Now) {
-        if let Some(query) = self.queries.remove(&ask) {
-            let _ = query.reply.send(self.core.nodes(Some(ask), now));
+        match self.queries.remove(&ask).map(|query| query.reply) {
+            Some(Reply::Nodes(reply)) => drop(reply.send(self.core.nodes(Some(ask), now))),
+            Some(Reply::Blockers(reply)) => drop(reply.send(Some(self.core.take_blockers(ask)))),
+            None => {}
         }
     }
 }

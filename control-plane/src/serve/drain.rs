@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::gone;
 use crate::{
     core::{
+        blockers::{DEFAULT_LIMIT, MAX_LIMIT},
         drains::{StartError, StartRequest},
         policy::PolicyOverrides,
     },
@@ -32,10 +33,14 @@ impl From<StartError> for Status {
     fn from(error: StartError) -> Self {
         let text = error.to_string();
         match error {
-            StartError::Policy(_) | StartError::LongRequestId(_) => Self::invalid_argument(text),
+            StartError::Policy(_) | StartError::LongRequestId(_) | StartError::MixedScope => {
+                Self::invalid_argument(text)
+            }
             StartError::TakenRequestId { .. } => Self::already_exists(text),
-            StartError::NobodyAttached => Self::failed_precondition(text),
-            StartError::UnknownNode { .. } | StartError::UnknownListener { .. } => Self::not_found(text),
+            StartError::NobodyAttached | StartError::NoAdmin(_) => Self::failed_precondition(text),
+            StartError::UnknownNode { .. }
+            | StartError::UnknownListener { .. }
+            | StartError::UnknownUpstream { .. } => Self::not_found(text),
         }
     }
 }
@@ -121,6 +126,41 @@ impl DrainService for Drains {
             .map_err(gone)?
             .ok_or_else(|| unknown(&id))?;
         Ok(Response::new(v1::CancelDrainResponse { drain: Some(drain) }))
+    }
+
+    async fn get_report(
+        &self,
+        request: Request<v1::GetReportRequest>,
+    ) -> Result<Response<v1::GetReportResponse>, Status> {
+        let id = request.into_inner().id;
+        let report = self.engine.report_of(id.clone()).await.map_err(gone)?;
+        Ok(Response::new(v1::GetReportResponse {
+            report: Some(report.ok_or_else(|| unknown(&id))?),
+        }))
+    }
+
+    async fn list_blockers(
+        &self,
+        request: Request<v1::ListBlockersRequest>,
+    ) -> Result<Response<v1::ListBlockersResponse>, Status> {
+        let v1::ListBlockersRequest { drain_id, limit } = request.into_inner();
+        let limit = self::limit(limit)?;
+        let drain = (!drain_id.is_empty()).then(|| drain_id.clone());
+        let blockers = self.engine.blockers(drain, limit).await.map_err(gone)?;
+        Ok(Response::new(v1::ListBlockersResponse {
+            blockers: blockers.ok_or_else(|| unknown(&drain_id))?,
+        }))
+    }
+}
+
+/// How many requests are wanted; `0` leaves it to the control plane.
+fn limit(wanted: u32) -> Result<u32, Status> {
+    match wanted {
+        0 => Ok(DEFAULT_LIMIT),
+        1..=MAX_LIMIT => Ok(wanted),
+        _ => Err(Status::invalid_argument(format!(
+            "limit: {wanted} is more than {MAX_LIMIT}"
+        ))),
     }
 }
 

@@ -32,7 +32,13 @@ use tokio::{
 use tonic::{server::NamedService, transport::server::Router};
 use tonic_health::server::HealthReporter;
 
-use crate::{address::Address, core::policy::Policy, engine::Engine, store::Store, supervisor};
+use crate::{
+    address::Address,
+    core::policy::Policy,
+    engine::Engine,
+    store::Store,
+    supervisor::{self, admin::Admin},
+};
 use listen::Listener;
 
 /// How long connections may take to close once their streams have been told to.
@@ -53,6 +59,8 @@ pub struct ServeOptions {
     pub state: Option<PathBuf>,
     /// What a drain's policy is where its caller says nothing.
     pub policy: Policy,
+    /// Admin endpoints of Envoys, which back the filter up.
+    pub admins: Vec<Address>,
 }
 
 /// A control plane that serves.
@@ -108,7 +116,11 @@ impl Server {
             .iter()
             .map(Listener::address)
             .collect::<Result<Vec<_>, _>>()?;
-        let engine = Engine::start(options.policy, store)?;
+        let engine = Engine::start(
+            options.policy,
+            store,
+            options.admins.into_iter().map(Admin).collect(),
+        )?;
         let (health, health_service) = tonic_health::server::health_reporter();
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();

@@ -1,6 +1,9 @@
 //! Envoy's admin endpoint. Every call is bounded at [`CALL`] and none is needed for a drain to work.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use hyper::{Method, StatusCode, body::Bytes};
 use serde::Deserialize;
@@ -39,6 +42,19 @@ struct Stat {
     // `histograms` has neither.
     name: Option<String>,
     value: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ServerInfo {
+    node: Node,
+    #[serde(default)]
+    uptime_current_epoch: String,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    #[serde(default)]
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -118,15 +134,42 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn requests_in_flight(&self) -> Result<u64, AdminError> {
+        Ok(self.in_flight_by_listener().await?.values().sum())
+    }
+
+    /// Requests in flight by `stat_prefix`; those to the admin endpoint itself are not counted.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn in_flight_by_listener(&self) -> Result<BTreeMap<String, u64>, AdminError> {
         let path = "/stats?format=json&type=Gauges&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24";
         let body = self.call(Method::GET, path).await?;
         let stats: Stats =
             serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/stats", error))?;
-        let counted = stats
-            .stats
-            .iter()
-            .filter(|stat| stat.name.as_deref() != Some("http.admin.downstream_rq_active"));
-        Ok(counted.filter_map(|stat| stat.value).sum())
+        let by_prefix = stats.stats.into_iter().filter_map(|stat| {
+            let name = stat.name?;
+            let prefix = name
+                .strip_prefix("http.")?
+                .strip_suffix(".downstream_rq_active")?;
+            (prefix != "admin").then(|| (prefix.to_owned(), stat.value.unwrap_or(0)))
+        });
+        Ok(by_prefix.collect())
+    }
+
+    /// Whose endpoint this is: `node.id`, and since when its process runs, in whole seconds.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn identity(&self) -> Result<(String, Duration), AdminError> {
+        let body = self.call(Method::GET, "/server_info").await?;
+        let info: ServerInfo =
+            serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/server_info", error))?;
+        let seconds = info
+            .uptime_current_epoch
+            .trim_end_matches('s')
+            .parse()
+            .unwrap_or(0);
+        Ok((info.node.id, Duration::from_secs(seconds)))
     }
 
     /// Requests in flight towards every upstream endpoint, by its address as `ip:port` or `unix:/path`, and by its host

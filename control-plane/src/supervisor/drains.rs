@@ -67,6 +67,7 @@ impl Drains {
             scope: v1::Scope {
                 nodes: Vec::new(),
                 listeners: request.listeners.clone(),
+                upstreams: Vec::new(),
             }
             .into(),
             overrides: policy(&request),

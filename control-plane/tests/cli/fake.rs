@@ -27,6 +27,10 @@ pub(crate) struct Says {
     pub(crate) drain: watch::Sender<Drain>,
     pub(crate) nodes: watch::Sender<Vec<Node>>,
     pub(crate) asked: Arc<Mutex<Vec<StartDrainRequest>>>,
+    /// Of the drain that there is; its own drain is taken from `drain`.
+    pub(crate) report: watch::Sender<DrainReport>,
+    pub(crate) blockers: watch::Sender<Vec<NodeBlocker>>,
+    pub(crate) asked_for_blockers: Arc<Mutex<Vec<ListBlockersRequest>>>,
 }
 
 /// A running control plane; dropped, it is gone with all its connections.
@@ -43,6 +47,9 @@ impl Fake {
             drain: watch::Sender::new(drain(Phase::Draining, 3)),
             nodes: watch::Sender::new(vec![node("edge-1", 3)]),
             asked: Arc::default(),
+            report: watch::Sender::new(DrainReport::default()),
+            blockers: watch::Sender::new(Vec::new()),
+            asked_for_blockers: Arc::default(),
         };
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut fake = Self {
@@ -95,6 +102,14 @@ impl Fake {
     pub(crate) fn say_nodes(&self, nodes: Vec<Node>) {
         self.says.nodes.send_replace(nodes);
     }
+
+    pub(crate) fn say_report(&self, report: DrainReport) {
+        self.says.report.send_replace(report);
+    }
+
+    pub(crate) fn say_blockers(&self, blockers: Vec<NodeBlocker>) {
+        self.says.blockers.send_replace(blockers);
+    }
 }
 
 impl Drop for Fake {
@@ -110,6 +125,7 @@ pub(crate) fn drain(phase: Phase, in_flight: u64) -> Drain {
         scope: Some(Scope {
             nodes: vec![],
             listeners: vec!["ingress".into()],
+            ..Scope::default()
         }),
         policy: Some(Policy {
             timeout: Some(seconds(30)),
@@ -224,6 +240,24 @@ impl DrainService for Says {
         };
         self.drain.send_replace(drain.clone());
         Ok(Response::new(CancelDrainResponse { drain: Some(drain) }))
+    }
+
+    async fn get_report(&self, request: Request<GetReportRequest>) -> Answer<GetReportResponse> {
+        let report = DrainReport {
+            drain: Some(self.known(&request.into_inner().id)?),
+            ..self.report.borrow().clone()
+        };
+        Ok(Response::new(GetReportResponse { report: Some(report) }))
+    }
+
+    async fn list_blockers(&self, request: Request<ListBlockersRequest>) -> Answer<ListBlockersResponse> {
+        let request = request.into_inner();
+        if !request.drain_id.is_empty() {
+            self.known(&request.drain_id)?;
+        }
+        self.asked_for_blockers.lock().expect("lock").push(request);
+        let blockers = self.blockers.borrow().clone();
+        Ok(Response::new(ListBlockersResponse { blockers }))
     }
 }
 

@@ -8,7 +8,7 @@ mod wait;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ebb_proto::v1::{Drain, OnTimeout, Policy, Scope, StartDrainRequest};
+use ebb_proto::v1::{Drain, Evidence, OnTimeout, Policy, Scope, StartDrainRequest};
 
 use super::{
     client::Client,
@@ -53,6 +53,13 @@ pub(crate) struct Args {
     /// What a missed deadline means [default: proceed]
     #[arg(long, value_name = "WHAT", value_enum)]
     on_timeout: Option<WhenLate>,
+    /// What has to tell that nothing is in flight [default: auto]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    evidence: Option<ByWhat>,
+    /// Wait until nothing is in flight towards this upstream endpoint, as 127.0.0.1:8081, and close nothing; may be
+    /// repeated, but not with --listener. The filter has to count upstreams (`upstreams` in its configuration)
+    #[arg(long, value_name = "ENDPOINT", conflicts_with = "listener")]
+    upstream: Vec<String>,
     /// Makes it safe to repeat this command: an equal ID (at most 128 bytes) with an equal scope and policy is the
     /// same drain
     #[arg(long, value_name = "ID")]
@@ -74,6 +81,19 @@ Examples:
   ebb drain --listener ingress --wait
   ebb drain --node edge-1 --announce 5s --timeout 2m --wait -o json
   id=$(ebb drain --listener ingress --ramp 30s) && ebb cancel \"$id\"";
+
+/// What a drain goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ByWhat {
+    /// The filter; while reporters of a node are unknown, its Envoy's own count
+    Auto,
+    /// The filter, and nothing else
+    Filter,
+    /// Envoy's own count, by its admin endpoint (`ebb serve --admin`)
+    Admin,
+    /// Nothing: the drain takes its whole timeout, and ends drained unless requests are known to be in flight
+    Delay,
+}
 
 /// What happens at a missed deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,10 +129,19 @@ impl TryFrom<Args> for Start {
             ramp: duration("--ramp", args.ramp)?,
             lease: duration("--lease", args.lease)?,
             on_timeout: on_timeout.into(),
+            evidence: match args.evidence {
+                None => Evidence::Unspecified,
+                Some(ByWhat::Auto) => Evidence::Auto,
+                Some(ByWhat::Filter) => Evidence::Filter,
+                Some(ByWhat::Admin) => Evidence::Admin,
+                Some(ByWhat::Delay) => Evidence::Delay,
+            }
+            .into(),
         };
         let scope = Scope {
             nodes: common::names("--node", args.node)?,
             listeners: common::names("--listener", args.listener)?,
+            upstreams: common::names("--upstream", args.upstream)?,
         };
         let request_id = args.request_id.unwrap_or_default();
         Ok(Self {

@@ -1,0 +1,305 @@
+//! Envoy's admin endpoints, where one is at hand: what each Envoy says of itself, and the lever `/healthcheck/fail`.
+//!
+//! ```text
+//!   poll:    Idle --needed for 250 ms--> Asking --answer--> Idle, again after 50 ms while needed
+//!   health:  Serving --a drain closes the whole node--> Failing --done--> Failed --released--> Restoring --done--> Serving
+//!                                                          '--error--> Unable (the filter closes) --released--> Serving
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ebb_proto::v1;
+
+use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, policy::Evidence, scope::Scope};
+
+/// How long reporters may be unknown before their Envoy is asked itself: a filter answers within milliseconds.
+const ASK_AFTER: Duration = Duration::from_millis(250);
+
+/// Between two questions: each costs Envoy's main thread some milliseconds.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// After a question or a lever that failed.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What an Envoy says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// `downstream_rq_active` by `stat_prefix`, without the admin's own.
+    pub listeners: BTreeMap<String, u64>,
+    /// `rq_active` by upstream endpoint; only if it was asked for.
+    pub upstreams: BTreeMap<String, u64>,
+}
+
+impl Reading {
+    /// Requests in flight in a scope; `None` if the Envoy says nothing of a part of it.
+    fn in_flight(&self, scope: &Scope) -> Option<u64> {
+        let sum = |counts: &BTreeMap<String, u64>, names: &[String]| {
+            names
+                .iter()
+                .map(|name| counts.get(name).copied())
+                .sum::<Option<u64>>()
+        };
+        if scope.is_upstream() {
+            // An endpoint that Envoy does not have gets nothing from it.
+            Some(
+                scope
+                    .upstreams
+                    .iter()
+                    .filter_map(|name| self.upstreams.get(name))
+                    .sum(),
+            )
+        } else if scope.listeners.is_empty() {
+            Some(self.listeners.values().sum())
+        } else {
+            sum(&self.listeners, &scope.listeners)
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Poll {
+    Idle { at: Option<Instant> },
+    Asking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Serving,
+    Failing,
+    Failed,
+    Restoring,
+    RestoreAt(Instant),
+    Unable,
+}
+
+/// The admin endpoint of one node.
+#[derive(Debug)]
+pub(super) struct Admin {
+    poll: Poll,
+    health: Health,
+}
+
+impl Admin {
+    /// Whether Envoy closes its connections by itself.
+    pub(super) fn closes(&self) -> bool {
+        self.health == Health::Failed
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let poll = match self.poll {
+            Poll::Idle { at } => at,
+            Poll::Asking => None,
+        };
+        let health = match self.health {
+            Health::RestoreAt(at) => Some(at),
+            _ => None,
+        };
+        [poll, health].into_iter().flatten().min()
+    }
+}
+
+/// Whether a drain has the Envoys that it covers close by themselves, where they can be told.
+pub(super) fn pulls_lever(drain: &Drain) -> bool {
+    drain.scope.is_whole_node() && drain.machine.policy().ramp.is_zero()
+}
+
+impl Core {
+    /// The admin endpoint of a node was found: Envoy said itself whose it is.
+    pub(super) fn admin_found(&mut self, node: &str, now: Now, out: &mut Vec<Effect>) {
+        let node: Arc<str> = node.into();
+        let admin = Admin {
+            poll: Poll::Idle { at: None },
+            health: Health::Serving,
+        };
+        // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
+        self.admins.insert(node.clone(), admin);
+        let covering = |drain: &&mut Drain| !drain.machine.is_ended() && drain.scope.has_node(&node);
+        let mut concerned = Vec::new();
+        for drain in self.drains.values_mut().filter(covering) {
+            if drain.scope.is_whole_node() || drain.tally.nodes().any(|other| *other == node) {
+                drain.tally.has_admin(&node);
+                concerned.push(drain.sequence);
+            }
+        }
+        for sequence in concerned {
+            self.observe(sequence, now, out);
+        }
+    }
+
+    /// Gives a new drain the admin endpoints of the nodes that it covers.
+    pub(super) fn add_admins(&self, drain: &mut Drain) {
+        for node in self.admins.keys().filter(|node| drain.scope.has_node(node)) {
+            let has_members = drain.tally.nodes().any(|other| other == node);
+            if has_members || drain.scope.is_whole_node() {
+                drain.tally.has_admin(node);
+            }
+        }
+    }
+
+    pub(super) fn admin_answered(
+        &mut self,
+        node: &str,
+        ask: u64,
+        reading: Result<Reading, String>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((node, admin)) = self
+            .admins
+            .get_key_value(node)
+            .map(|(node, _)| node.clone())
+            .and_then(|node| {
+                let admin = self.admins.get_mut(&node)?;
+                Some((node, admin))
+            })
+        else {
+            return;
+        };
+        let again = if reading.is_ok() { ASK_EVERY } else { AGAIN_AFTER };
+        admin.poll = Poll::Idle {
+            at: Some(now.instant + again),
+        };
+        let running =
+            |drain: &&mut Drain| !drain.machine.is_ended() && drain.tally.nodes().any(|other| *other == node);
+        let mut concerned = Vec::new();
+        for drain in self.drains.values_mut().filter(running) {
+            let in_flight = reading
+                .as_ref()
+                .ok()
+                .and_then(|reading| reading.in_flight(&drain.scope));
+            drain.tally.own_count(&node, ask, in_flight);
+            if let Err(error) = &reading {
+                drain.warn(format!("the admin endpoint of {node} does not answer: {error}"));
+            }
+            concerned.push(drain.sequence);
+        }
+        for sequence in concerned {
+            self.observe(sequence, now, out);
+        }
+    }
+
+    pub(super) fn lever_done(
+        &mut self,
+        node: &str,
+        close: bool,
+        result: Result<(), String>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(admin) = self.admins.get_mut(node) else {
+            return;
+        };
+        admin.health = match (close, &result) {
+            (true, Ok(())) => Health::Failed,
+            (true, Err(_)) => Health::Unable,
+            (false, Ok(())) => Health::Serving,
+            (false, Err(_)) => Health::RestoreAt(now.instant + AGAIN_AFTER),
+        };
+        if let Err(error) = result {
+            let call = if close {
+                "/healthcheck/fail"
+            } else {
+                "/healthcheck/ok"
+            };
+            for drain in self
+                .drains
+                .values_mut()
+                .filter(|drain| pulls_lever(drain) && drain.scope.has_node(node))
+            {
+                if !drain.machine.is_ended() {
+                    drain.warn(format!(
+                        "{call} of {node} failed, its filter closes instead: {error}"
+                    ));
+                }
+            }
+        }
+        self.generation += 1;
+        let members: Vec<Epoch> = self
+            .fleet
+            .reporters()
+            .filter(|(_, reporter)| *reporter.node == *node)
+            .map(|(epoch, _)| epoch)
+            .collect();
+        for epoch in members {
+            self.send(epoch, now, out);
+        }
+        let changed = self
+            .drains
+            .values()
+            .filter(|drain| pulls_lever(drain) && drain.scope.has_node(node));
+        out.extend(changed.map(|drain| Effect::DrainChanged {
+            id: drain.id.clone(),
+            phase: true,
+        }));
+    }
+
+    /// Asks the Envoys whose own count is needed, and has those close that are to.
+    pub(super) fn step_admins(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (node, admin) in &mut self.admins {
+            let of_node = || {
+                self.drains
+                    .values()
+                    .filter(|drain| drain.tally.nodes().any(|other| other == node))
+            };
+            let running =
+                || of_node().filter(|drain| !drain.machine.is_ended() && drain.tally.needs_own(node));
+            admin.poll = match admin.poll {
+                Poll::Idle { .. } if running().next().is_none() => Poll::Idle { at: None },
+                Poll::Idle { at: None } => {
+                    let at_once = running().any(|drain| drain.machine.policy().evidence == Evidence::Admin);
+                    Poll::Idle {
+                        at: Some(now.instant + if at_once { Duration::ZERO } else { ASK_AFTER }),
+                    }
+                }
+                poll => poll,
+            };
+            if matches!(admin.poll, Poll::Idle { at: Some(at) } if at <= now.instant) {
+                let upstreams = running().any(|drain| drain.scope.is_upstream());
+                out.push(Effect::AskAdmin {
+                    node: node.to_string(),
+                    ask: self.ask,
+                    upstreams,
+                });
+                admin.poll = Poll::Asking;
+            }
+
+            let holds = |drain: &Drain| !matches!(drain.machine.outcome(), Some((_, Hold::Released)));
+            let close = of_node().any(|drain| pulls_lever(drain) && holds(drain));
+            let lever = match (admin.health, close) {
+                (Health::Serving, true) => Some(Health::Failing),
+                (Health::Failed, false) => Some(Health::Restoring),
+                (Health::RestoreAt(at), false) if at <= now.instant => Some(Health::Restoring),
+                // It fails already: nothing was restored.
+                (Health::RestoreAt(_), true) => Some(Health::Failing),
+                (Health::Unable, false) => {
+                    admin.health = Health::Serving;
+                    None
+                }
+                _ => None,
+            };
+            if let Some(health) = lever {
+                admin.health = health;
+                out.push(Effect::PullLever {
+                    node: node.to_string(),
+                    close,
+                });
+            }
+        }
+    }
+
+    /// What closes the connections in the scope of a drain.
+    pub(super) fn lever(&self, drain: &Drain) -> v1::Lever {
+        let by_admin = |node: &Arc<str>| self.admins.get(node).is_some_and(Admin::closes);
+        if pulls_lever(drain) && drain.tally.nodes().next().is_some() && drain.tally.nodes().all(by_admin) {
+            v1::Lever::Admin
+        } else if drain.machine.closing_since().is_some() && !drain.scope.is_upstream() {
+            v1::Lever::Filter
+        } else {
+            v1::Lever::Unspecified
+        }
+    }
+}

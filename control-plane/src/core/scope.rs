@@ -1,0 +1,100 @@
+//! What a drain covers.
+
+use ebb_proto::v1;
+
+use super::fleet::Reporter;
+
+/// Nodes x listeners, or nodes x upstream endpoints; an empty list of nodes or listeners means all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// `node.id`s.
+    pub nodes: Vec<String>,
+    /// Listener names.
+    pub listeners: Vec<String>,
+    /// Upstream endpoints. If any are named, the drain closes nothing: it waits for what goes towards them.
+    pub upstreams: Vec<String>,
+}
+
+impl From<v1::Scope> for Scope {
+    fn from(wire: v1::Scope) -> Self {
+        let tidy = |mut names: Vec<String>| {
+            names.sort();
+            names.dedup();
+            names
+        };
+        Self {
+            nodes: tidy(wire.nodes),
+            listeners: tidy(wire.listeners),
+            upstreams: tidy(wire.upstreams),
+        }
+    }
+}
+
+impl Scope {
+    /// The same on the wire.
+    pub fn to_proto(&self) -> v1::Scope {
+        v1::Scope {
+            nodes: self.nodes.clone(),
+            listeners: self.listeners.clone(),
+            upstreams: self.upstreams.clone(),
+        }
+    }
+
+    /// Whether it is about upstream endpoints.
+    pub fn is_upstream(&self) -> bool {
+        !self.upstreams.is_empty()
+    }
+
+    /// Whether it covers nodes as a whole.
+    pub fn is_whole_node(&self) -> bool {
+        self.listeners.is_empty() && self.upstreams.is_empty()
+    }
+
+    /// Whether it covers a node.
+    pub fn has_node(&self, node: &str) -> bool {
+        self.nodes.is_empty() || self.nodes.iter().any(|name| name == node)
+    }
+
+    /// Whether it covers a listener of a node that it covers.
+    pub fn has_listener(&self, listener: &str) -> bool {
+        self.listeners.is_empty() || self.listeners.iter().any(|name| name == listener)
+    }
+
+    /// Whether it covers anything of this reporter. One that has not yet said what it has may have anything.
+    pub fn has(&self, reporter: &Reporter) -> bool {
+        self.has_node(&reporter.node)
+            && (self.listeners.is_empty()
+                || reporter.listeners.is_empty()
+                || reporter
+                    .listeners
+                    .iter()
+                    .any(|listener| self.has_listener(&listener.name)))
+    }
+
+    /// What a reporter says of what this covers: name, in flight, started, marked.
+    pub(super) fn counts<'a>(
+        &'a self,
+        reporter: &'a Reporter,
+    ) -> Box<dyn Iterator<Item = (&'a str, [u64; 3])> + 'a> {
+        if self.is_upstream() {
+            // An attempt whose endpoint is not known yet may go to any, so it counts.
+            let covers =
+                |address: &str| address.is_empty() || self.upstreams.iter().any(|name| name == address);
+            Box::new(
+                reporter
+                    .upstreams
+                    .iter()
+                    .filter(move |said| covers(&said.address))
+                    .map(|said| (said.address.as_str(), [said.in_flight, said.started, 0])),
+            )
+        } else {
+            Box::new(
+                reporter
+                    .listeners
+                    .iter()
+                    .filter(|said| self.has_listener(&said.name))
+                    .map(|said| (said.name.as_str(), [said.in_flight, said.started, said.marked])),
+            )
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Envoy's admin endpoints: finding out whose each is, asking it, and pulling its lever. Every call is bounded.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::mpsc;
+
+use super::Request;
+use crate::{
+    core::{Event, admins::Reading},
+    supervisor::admin::{Admin, AdminError},
+};
+
+/// How often an endpoint is looked for, and looked at for whether it is still the same Envoy.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Two starts nearer to each other than this are the same: Envoy tells its uptime in whole seconds.
+const SAME_START: Duration = Duration::from_millis(2500);
+
+/// Looks after one endpoint for as long as the engine is there.
+pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>) {
+    let mut known: Option<(String, SystemTime)> = None;
+    loop {
+        let seen = admin.identity().await.ok().map(|(node, uptime)| {
+            let now = SystemTime::now();
+            (node, now.checked_sub(uptime).unwrap_or(now))
+        });
+        let Some(sender) = requests.upgrade() else { return };
+        if let Some((node, started)) = seen {
+            let same = known.as_ref().is_some_and(|(other, at)| {
+                let apart = at
+                    .duration_since(started)
+                    .or_else(|_| started.duration_since(*at));
+                *other == node && apart.is_ok_and(|apart| apart < SAME_START)
+            });
+            if !same {
+                let found = Request::AdminFound {
+                    node: node.clone(),
+                    admin: admin.clone(),
+                };
+                if sender.send(found).await.is_err() {
+                    return;
+                }
+                known = Some((node, started));
+            }
+        }
+        drop(sender);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Asks an Envoy what is in flight.
+pub(super) async fn ask(
+    admin: Option<Admin>,
+    node: String,
+    ask: u64,
+    upstreams: bool,
+    requests: mpsc::WeakSender<Request>,
+) {
+    let reading = match admin {
+        Some(admin) => read(&admin, upstreams).await.map_err(|error| error.to_string()),
+        None => Err("it is not configured".to_owned()),
+    };
+    tell(requests, Event::AdminAnswered { node, ask, reading }).await;
+}
+
+async fn read(admin: &Admin, upstreams: bool) -> Result<Reading, AdminError> {
+    let listeners = admin.in_flight_by_listener().await?;
+    let upstreams = if upstreams {
+        admin.in_flight_by_endpoint().await?.into_iter().collect()
+    } else {
+        BTreeMap::new()
+    };
+    Ok(Reading { listeners, upstreams })
+}
+
+/// Has an Envoy close its connections, or serve again.
+pub(super) async fn pull(
+    admin: Option<Admin>,
+    node: String,
+    close: bool,
+    requests: mpsc::WeakSender<Request>,
+) {
+    let result = match (admin, close) {
+        (Some(admin), true) => admin.fail_health().await.map_err(|error| error.to_string()),
+        (Some(admin), false) => admin.restore_health().await.map_err(|error| error.to_string()),
+        (None, _) => Err("it is not configured".to_owned()),
+    };
+    tell(requests, Event::LeverDone { node, close, result }).await;
+}
+
+async fn tell(requests: mpsc::WeakSender<Request>, event: Event) {
+    if let Some(sender) = requests.upgrade() {
+        // An engine that is gone needs no word of it.
+        let _ = sender.send(Request::Happened(event)).await;
+    }
+}
