@@ -52,6 +52,11 @@ impl Vms {
         self.command(Vec::new()).await
     }
 
+    /// Whether there are more streams than VMs were expected.
+    pub fn has_more_streams(&mut self) -> bool {
+        self.control.attached_by_now().is_some()
+    }
+
     /// Says what drains, and waits until every VM has applied it.
     ///
     /// # Errors
