@@ -352,7 +352,10 @@ mod tests {
     fn no_listener_has_the_plugin_of_the_clusters() {
         let with = rendered("upstream", "cp:1", "/f.wasm", true);
         let filters = with["upstream_http_filters"].as_array().unwrap();
-        assert_ne!(filters[0]["typed_config"]["config"]["name"], plugin(&with)["name"]);
+        assert_ne!(
+            filters[0]["typed_config"]["config"]["name"],
+            plugin(&with)["name"]
+        );
     }
 
     #[test]
