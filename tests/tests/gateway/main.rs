@@ -1,0 +1,5 @@
+//! The ordered shutdown of a real gateway: an Envoy that asks a policy engine about every request, which asks a Python
+//! executor; under `ebb run`, from the shipped `envoy-config/ebb.toml`.
+
+mod rolling;
+mod world;
