@@ -57,8 +57,12 @@ class Executor(http.server.ThreadingHTTPServer):
         self.in_flight, self.lock = 0, threading.Lock()
 
     def work(self):
-        """Takes its time: mostly short, now and then long."""
+        """Takes its time: mostly short, now and then long, or until the file `hold` is removed."""
         options = self.options
+        if options.hold:
+            self.journal.note("held")
+            while os.path.exists(options.hold):
+                time.sleep(0.01)
         long = options.long_one_of and self.random.randrange(options.long_one_of) == 0
         milliseconds = options.long if long else self.random.uniform(options.shortest, options.short)
         time.sleep(milliseconds / 1000)
@@ -107,6 +111,7 @@ def main():
     parser.add_argument("--short", type=float, default=0, help="the longest of the short answers, in milliseconds")
     parser.add_argument("--long", type=float, default=0, help="milliseconds")
     parser.add_argument("--long-one-of", type=int, default=0, help="of so many answers one is long; 0 = none")
+    parser.add_argument("--hold", help="a file: while it is there, answers wait")
     parser.add_argument("--forks", action="store_true", help="have a child and an orphan, which are told to stop as well")
     options = parser.parse_args()
     # Were the supervisor killed, nothing would be left of a test.

@@ -40,6 +40,8 @@ pub struct Entry {
 pub enum What {
     /// It listens.
     Start,
+    /// It holds a request until a test releases it.
+    Held,
     /// It has answered a request.
     Served {
         /// When the request came.

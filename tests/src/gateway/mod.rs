@@ -7,6 +7,7 @@ pub mod setup;
 pub mod witness;
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -75,7 +76,7 @@ impl Gateway {
             pid: None,
             show_log: true,
         };
-        gateway.spawn_again()?;
+        gateway.respawn()?;
         Ok(gateway)
     }
 
@@ -116,12 +117,16 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn restart(&mut self) -> Result<()> {
-        ensure!(self.ebb.is_none(), "it has not stopped");
-        self.spawn_again()?;
+        self.respawn()?;
         self.serves().await
     }
 
-    fn spawn_again(&mut self) -> Result<()> {
+    /// As [`Gateway::restart`], not waiting until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn respawn(&mut self) -> Result<()> {
+        ensure!(self.ebb.is_none(), "it has not stopped");
         self.spawn_program(bins::ebb()?, Vec::new())?;
         let pid = self.process()?.pid().and_then(|pid| i32::try_from(pid).ok());
         self.pid = pid.and_then(Pid::from_raw);
@@ -166,8 +171,19 @@ impl Gateway {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        wait_attached(&mut self.client().await?, NODE, WORKERS).await?;
-        Ok(())
+        self.attached().await
+    }
+
+    /// Waits until every VM of Envoy is attached.
+    ///
+    /// # Errors
+    /// When they are not in time.
+    pub async fn attached(&self) -> Result<()> {
+        let client = wait::eventually("the control plane answers", START_BOUND, || async {
+            Ok(Some(self.client().await?))
+        });
+        let attaching = wait_attached(&mut client.await?, NODE, WORKERS).await;
+        attaching.map(drop)
     }
 
     /// Its configuration.
@@ -278,18 +294,19 @@ impl Gateway {
         Ok(status)
     }
 
-    /// SIGTERM, and the time until `ebb run` had ended, well and with nothing left.
+    /// SIGTERM, and everything until `ebb run` had ended, well and with nothing left.
     ///
     /// # Errors
     /// When it does not.
-    pub async fn stop(&mut self) -> Result<Duration> {
+    pub async fn stop(&mut self) -> Result<Stop> {
         let began = Instant::now();
         self.signal(Signal::TERM)?;
+        let events = self.follow_shutdown().await?;
         let status = self.ended().await?;
         let took = began.elapsed();
         ensure!(status.success(), "ebb run ended with {}", describe(status));
         self.nothing_is_left()?;
-        Ok(took)
+        Ok(Stop { took, events })
     }
 
     /// Whether no process of it is alive any more.
@@ -350,6 +367,40 @@ impl Gateway {
     fn process(&mut self) -> Result<&mut Process> {
         self.ebb.as_mut().context("it does not run")
     }
+}
+
+/// A stop, as it was.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// From the signal to the end of `ebb run`.
+    pub took: Duration,
+    /// What happened meanwhile.
+    pub events: Vec<ShutdownEvent>,
+}
+
+impl Stop {
+    /// The time that the processes took to end once each was told to, which is up to them and to the machine.
+    #[must_use]
+    pub fn ends(&self) -> Duration {
+        let mut told = HashMap::new();
+        let mut sum = Duration::ZERO;
+        for event in &self.events {
+            let since = since(event);
+            if event.text.starts_with("sent SIG") {
+                told.insert(&event.process, since);
+            } else if let Some(told) = told.remove(&event.process) {
+                sum += since.saturating_sub(told);
+            }
+        }
+        sum
+    }
+}
+
+/// How long after the beginning of the shutdown something happened.
+#[must_use]
+pub fn since(event: &ShutdownEvent) -> Duration {
+    let since = event.since.and_then(|since| since.try_into().ok());
+    since.unwrap_or_default()
 }
 
 impl Drop for Gateway {

@@ -91,6 +91,9 @@ fn server(setup: &Setup, health: SocketAddr) -> Server {
     }
 }
 
+/// Each stop is held to announce + longest request + quiet period + [`OVERHEAD`], but for the time that the processes took
+/// to end once they were told to: on a machine that is busy with other things that alone can be seconds. With that time
+/// the median is held to the same.
 #[tokio::test]
 async fn ten_rolling_restarts_fail_no_request_and_wait_no_longer_than_they_must() -> Result<()> {
     let site = Site::new().await?;
@@ -99,31 +102,29 @@ async fn ten_rolling_restarts_fail_no_request_and_wait_no_longer_than_they_must(
     let servers = [server(&by_ebb, by_ebb.health()), server(&by_envoy, admin)];
     let mut replicas = [Gateway::start(by_ebb).await?, Gateway::start(by_envoy).await?];
     let (mut balancer, load) = site.load(servers).await?;
-    let mut late = Vec::new();
+    println!("announce {ANNOUNCE:?}, quiet period {QUIET_PERIOD:?}");
     println!(
-        "   stop    took  longest request  bound   (announce {ANNOUNCE:?}, quiet period {QUIET_PERIOD:?})"
+        "{:>4} {:>9} {:>26} {:>15} {:>9}",
+        "stop", "took", "of that processes' ends", "longest request", "bound"
     );
-    for restart in 0..RESTARTS {
+    let (mut late, mut spare) = (Vec::new(), Vec::new());
+    for restart in 1..=RESTARTS {
         let replica = &mut replicas[restart % 2];
         let _ = load.take_longest();
-        let took = replica.stop().await?;
+        let stop = replica.stop().await?;
         let longest = load.take_longest();
         let bound = ANNOUNCE + longest + QUIET_PERIOD + OVERHEAD;
-        println!(
-            "{:7} {:>4} ms {:>13} ms {:>4} ms",
-            restart + 1,
-            took.as_millis(),
-            longest.as_millis(),
-            bound.as_millis()
-        );
-        if took > bound {
-            late.push(format!("stop {}:\n{}", restart + 1, last_report(replica)));
+        let [took, ends, long, most] = [stop.took, stop.ends(), longest, bound].map(|time| time.as_millis());
+        println!("{restart:>4} {took:>6} ms {ends:>23} ms {long:>12} ms {most:>6} ms");
+        if stop.took > bound + stop.ends() {
+            late.push(format!("stop {restart}: {:#?}", stop.events));
         }
+        spare.push(bound.as_secs_f64() - stop.took.as_secs_f64());
         replica.restart().await?;
         balancer.wait_up(2).await?;
         load.wait_for_requests(BETWEEN).await?;
         let tally = load.tally();
-        ensure!(tally.failed() == 0, "after {} restarts: {tally:?}", restart + 1);
+        ensure!(tally.failed() == 0, "after {restart} restarts: {tally:?}");
     }
     let tally = load.stop().await;
     println!("{}", in_words(&tally));
@@ -131,8 +132,13 @@ async fn ten_rolling_restarts_fail_no_request_and_wait_no_longer_than_they_must(
     ensure!(tally.told_to_leave > 0, "nobody was told to leave: {tally:?}");
     ensure!(
         late.is_empty(),
-        "longer than what they waited for and {OVERHEAD:?}: {}",
+        "waited for more than it had to: {}",
         late.join("\n")
+    );
+    spare.sort_by(f64::total_cmp);
+    ensure!(
+        spare[RESTARTS / 2] >= 0.0,
+        "over the bound by the median: {spare:?}"
     );
     Ok(())
 }
@@ -155,13 +161,6 @@ async fn the_same_with_a_plain_sigterm_fails_requests() -> Result<()> {
     println!("{}", in_words(&tally));
     ensure!(tally.failed() > 0, "the other test could not fail: {tally:?}");
     Ok(())
-}
-
-/// Who stopped when, and why it waited.
-fn last_report(gateway: &Gateway) -> String {
-    let log = gateway.log();
-    let last = log.rfind("shutting down: ").and_then(|at| log.get(at..));
-    last.unwrap_or_default().to_owned()
 }
 
 fn in_words(tally: &Tally) -> String {

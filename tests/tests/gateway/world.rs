@@ -8,8 +8,10 @@ use ebb_e2e::{
     client::{Failure, Response, http1},
     gateway::{Gateway, setup::Setup},
     upstream::Upstream,
+    wait,
     world::folder,
 };
+use http::StatusCode;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -65,6 +67,21 @@ impl World {
         let held = tokio::spawn(async move { connection.get("/hold").await });
         self.upstream.wait_held(1).await?;
         Ok(held)
+    }
+
+    /// Requests on new connections to `ingress`, each of which has to end well, until one is told to leave: the filter
+    /// hears of a drain a moment after the control plane has begun it.
+    pub(crate) async fn until_told_to_leave(&self) -> Result<()> {
+        wait::until("clients are told to leave", wait::PATIENCE, || async {
+            let response = self
+                .get()
+                .await
+                .map(|response| (response.status, response.says_close()));
+            // A failure is no reason to ask again.
+            assert!(matches!(response, Ok((StatusCode::OK, _))), "{response:?}");
+            Ok(matches!(response, Ok((_, true))))
+        })
+        .await
     }
 
     /// A request on a new connection to `ingress`.
