@@ -190,10 +190,10 @@ fn a_drain_of_which_nothing_is_known_is_waited_for_until_its_deadline() {
         let processes = &status["processes"];
         processes[0]["state"] == "draining" && processes[1]["waits_for"] == "proxy to exit"
     });
-    assert_eq!(
-        world.journal(),
-        ["base start", "proxy start"],
-        "nothing is stopped meanwhile"
+    let journal = world.journal();
+    assert!(
+        journal.iter().all(|line| line.ends_with(" start")),
+        "nothing is stopped meanwhile: {journal:?}"
     );
     assert_eq!(world.ends(), 0);
     let log = world.read("err");

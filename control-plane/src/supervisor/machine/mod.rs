@@ -45,7 +45,7 @@
 //! ```
 //!
 //! Every wait of a shutdown ends early enough that each process still has its own stop timeout, and those below it
-//! theirs, before the grace period is over ([`Planned::tail`]); that one deadline bounds everything.
+//! theirs, before the grace period is over (the `tail` of a plan); that one deadline bounds everything.
 
 mod event;
 mod start;
