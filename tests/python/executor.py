@@ -7,7 +7,6 @@ were alive then. `ebb_e2e::gateway::journal` reads it.
 """
 
 import argparse
-import ctypes
 import http.server
 import json
 import os
@@ -15,9 +14,6 @@ import random
 import signal
 import threading
 import time
-
-PR_SET_PDEATHSIG = 1
-
 
 class Journal:
     def __init__(self, path, who):
@@ -114,8 +110,6 @@ def main():
     parser.add_argument("--hold", help="a file: while it is there, answers wait")
     parser.add_argument("--forks", action="store_true", help="have a child and an orphan, which are told to stop as well")
     options = parser.parse_args()
-    # Were the supervisor killed, nothing would be left of a test.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     journal = Journal(options.journal, "python-executor")
     executor = Executor(options, journal)
     if options.forks:

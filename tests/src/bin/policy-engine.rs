@@ -24,7 +24,6 @@ use ebb_e2e::{
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, server::conn, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{SignalKind, signal},
@@ -55,8 +54,6 @@ struct Engine {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    // Were the supervisor killed, nothing would be left of a test.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
     let mut stop = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(args.listen)
         .await

@@ -16,8 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ebb_proto::v1::{
-    self, ListProcessesRequest, ProcessState, ShutdownEvent, ShutdownRequest,
-    process_service_client::ProcessServiceClient,
+    self, ProcessState, ShutdownEvent, ShutdownRequest, process_service_client::ProcessServiceClient,
 };
 use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
@@ -50,7 +49,6 @@ pub struct Gateway {
     ebb: Option<Process>,
     /// The pid of `ebb run`, also where the process is a wrapper around it.
     pid: Option<Pid>,
-    show_log: bool,
 }
 
 impl Gateway {
@@ -74,7 +72,6 @@ impl Gateway {
             setup,
             ebb: None,
             pid: None,
-            show_log: true,
         };
         gateway.respawn()?;
         Ok(gateway)
@@ -90,7 +87,6 @@ impl Gateway {
             setup,
             ebb: None,
             pid: None,
-            show_log: true,
         };
         let arguments = ["--pid", "--fork", "--mount-proc", "--kill-child"];
         let mut arguments: Vec<OsString> = arguments.map(OsString::from).into();
@@ -148,7 +144,7 @@ impl Gateway {
                 ("EBB_LOG".into(), "info".into()),
             ],
             log: self.setup.folder().join("ebb.log"),
-            show_log: self.show_log,
+            show_log: self.setup.show_log,
         })?);
         Ok(())
     }
@@ -220,12 +216,7 @@ impl Gateway {
     /// # Errors
     /// When it does not answer.
     pub async fn processes(&self) -> Result<Vec<v1::Process>> {
-        let mut service = self.process_service().await?;
-        Ok(service
-            .list_processes(ListProcessesRequest {})
-            .await?
-            .into_inner()
-            .processes)
+        Ok(self.client().await?.processes().await?)
     }
 
     /// Waits until the control plane shows a process in a state, and returns all processes as they are then.
@@ -249,6 +240,12 @@ impl Gateway {
     /// # Errors
     /// When it is not told to its end.
     pub async fn follow_shutdown(&self) -> Result<Vec<ShutdownEvent>> {
+        // The call would begin it as well: a signal takes a moment to arrive.
+        wait::until("the shutdown has begun", wait::PATIENCE, || async {
+            let (_, why) = self.ready().await?;
+            Ok(why.starts_with("shutting down"))
+        })
+        .await?;
         let mut stream = self
             .process_service()
             .await?
@@ -355,13 +352,6 @@ impl Gateway {
     pub async fn logged(&self, text: &str) -> Result<()> {
         let what = format!("{text:?} is in the log");
         wait::until(what, wait::PATIENCE, || async { Ok(self.log().contains(text)) }).await
-    }
-
-    /// Whether the end of the log is printed when it is dropped; so it is unless told otherwise.
-    #[must_use]
-    pub fn show_log(mut self, show: bool) -> Self {
-        self.show_log = show;
-        self
     }
 
     fn process(&mut self) -> Result<&mut Process> {

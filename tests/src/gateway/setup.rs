@@ -51,6 +51,8 @@ pub struct Setup {
     pub ebb: Table,
     /// Envoy's bootstrap.
     pub envoy: Bootstrap,
+    /// Whether the end of the log is printed when the gateway is dropped; it is unless told otherwise.
+    pub show_log: bool,
 }
 
 impl Setup {
@@ -78,6 +80,7 @@ impl Setup {
                 .parse()
                 .with_context(|| format!("{} is no TOML", path.display()))?,
             envoy: Bootstrap::shipped()?,
+            show_log: true,
         };
         setup.place_envoy(upstream)?;
         setup.place_ebb(version, policy_engine)?;
@@ -154,7 +157,17 @@ impl Setup {
         self.set_process("python-executor", "command", strings(&program))?;
         self.set_process("python-executor", "ready", table([("tcp", executor.clone())]))?;
         for name in ["router", "policy-engine", "python-executor"] {
+            // Were Ebb killed, nothing would be left of a test.
+            self.die_with_parent(name)?;
             self.set_process(name, "env", table([(witness::PROCESS, name.to_owned())]))?;
+        }
+        Ok(())
+    }
+
+    fn die_with_parent(&mut self, process: &str) -> Result<()> {
+        let command = self.command_mut(process)?;
+        for (place, word) in ["setpriv", "--pdeathsig", "KILL"].into_iter().enumerate() {
+            command.insert(place, word.into());
         }
         Ok(())
     }
@@ -180,13 +193,15 @@ impl Setup {
     /// # Errors
     /// When there is no such process.
     pub fn extend_command(&mut self, process: &str, arguments: &[&str]) -> Result<()> {
-        let command = self
-            .process_mut(process)?
-            .get_mut("command")
-            .and_then(Value::as_array_mut);
-        let command = command.with_context(|| format!("{process} has no command"))?;
+        let command = self.command_mut(process)?;
         command.extend(arguments.iter().map(|&argument| argument.into()));
         Ok(())
+    }
+
+    fn command_mut(&mut self, process: &str) -> Result<&mut Vec<Value>> {
+        let command = self.process_mut(process)?.get_mut("command");
+        let command = command.and_then(Value::as_array_mut);
+        command.with_context(|| format!("{process} has no command"))
     }
 
     /// Puts Envoy's admin endpoint on a TCP port, where a load balancer can ask it, and returns the address.
@@ -260,21 +275,13 @@ impl Setup {
         found.with_context(|| format!("ebb.toml has no process {name}"))
     }
 
-    /// Program, arguments and environment of a process.
+    /// Program and arguments of a process.
     ///
     /// # Errors
     /// When there is no such process.
     pub fn command(&mut self, process: &str) -> Result<Vec<String>> {
-        let words = self
-            .process_mut(process)?
-            .get("command")
-            .and_then(Value::as_array);
-        let words = words.with_context(|| format!("{process} has no command"))?;
-        Ok(words
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect())
+        let words = self.command_mut(process)?.iter();
+        Ok(words.filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
     /// Writes both files.

@@ -42,12 +42,12 @@ async fn as_pid_1_it_stops_a_tree_that_forks_in_order_and_leaves_nothing_behind(
     gateway.serves().await?;
     wait::until("the executor has forked", wait::PATIENCE, || async {
         let entries = gateway.journal()?;
-        let started = |who: &&str| {
+        let started = |who: &str| {
             entries
                 .iter()
-                .any(|entry| entry.who == **who && entry.what == What::Start)
+                .any(|entry| entry.who == who && entry.what == What::Start)
         };
-        Ok(DESCENDANTS.iter().all(|who| started(&who)))
+        Ok(DESCENDANTS.iter().all(|who| started(who)))
     })
     .await?;
     for one in witness::all(gateway.setup().folder()) {
