@@ -5,9 +5,10 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use ebb_proto::v1::{
     CancelDrainRequest, Drain, DrainReport, GetDrainRequest, GetReportRequest, ListBlockersRequest,
-    ListDrainsRequest, ListNodesRequest, Node, NodeBlocker, Phase, Policy, Scope, StartDrainRequest,
-    WatchDrainRequest, WatchDrainResponse, drain_service_client::DrainServiceClient,
-    fleet_service_client::FleetServiceClient,
+    ListDrainsRequest, ListNodesRequest, ListProcessesRequest, Node, NodeBlocker, Phase, Policy, Process,
+    Scope, StartDrainRequest, WatchDrainRequest, WatchDrainResponse,
+    drain_service_client::DrainServiceClient, fleet_service_client::FleetServiceClient,
+    process_service_client::ProcessServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -196,6 +197,16 @@ impl Client {
             async move { Ok(Some(client.drain(id).await?).filter(|drain| drain.in_flight == in_flight)) }
         })
         .await
+    }
+
+    /// The processes that `ebb run` keeps.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn processes(&mut self) -> Result<Vec<Process>, Status> {
+        let mut service = ProcessServiceClient::new(self.channel());
+        let response = service.list_processes(ListProcessesRequest {}).await?;
+        Ok(response.into_inner().processes)
     }
 
     /// What is attached.
