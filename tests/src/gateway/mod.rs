@@ -2,12 +2,13 @@
 //! Python executor.
 
 pub mod journal;
+mod place;
 pub mod plain;
 pub mod setup;
+mod stop;
 pub mod witness;
 
 use std::{
-    collections::HashMap,
     ffi::OsString,
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -22,6 +23,7 @@ use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::Channel;
 
+pub use self::stop::{Stop, since};
 use self::{
     journal::Entry,
     setup::{NODE, Setup, WORKERS},
@@ -357,40 +359,6 @@ impl Gateway {
     fn process(&mut self) -> Result<&mut Process> {
         self.ebb.as_mut().context("it does not run")
     }
-}
-
-/// A stop, as it was.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    /// From the signal to the end of `ebb run`.
-    pub took: Duration,
-    /// What happened meanwhile.
-    pub events: Vec<ShutdownEvent>,
-}
-
-impl Stop {
-    /// The time that the processes took to end once each was told to, which is up to them and to the machine.
-    #[must_use]
-    pub fn ends(&self) -> Duration {
-        let mut told = HashMap::new();
-        let mut sum = Duration::ZERO;
-        for event in &self.events {
-            let since = since(event);
-            if event.text.starts_with("sent SIG") {
-                told.insert(&event.process, since);
-            } else if let Some(told) = told.remove(&event.process) {
-                sum += since.saturating_sub(told);
-            }
-        }
-        sum
-    }
-}
-
-/// How long after the beginning of the shutdown something happened.
-#[must_use]
-pub fn since(event: &ShutdownEvent) -> Duration {
-    let since = event.since.and_then(|since| since.try_into().ok());
-    since.unwrap_or_default()
 }
 
 impl Drop for Gateway {
