@@ -4,9 +4,10 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ebb_proto::v1::{
-    CancelDrainRequest, Drain, GetDrainRequest, ListDrainsRequest, ListNodesRequest, Node, Phase, Policy,
-    Scope, StartDrainRequest, WatchDrainRequest, WatchDrainResponse,
-    drain_service_client::DrainServiceClient, fleet_service_client::FleetServiceClient,
+    CancelDrainRequest, Drain, DrainReport, GetDrainRequest, GetReportRequest, ListBlockersRequest,
+    ListDrainsRequest, ListNodesRequest, Node, NodeBlocker, Phase, Policy, Scope, StartDrainRequest,
+    WatchDrainRequest, WatchDrainResponse, drain_service_client::DrainServiceClient,
+    fleet_service_client::FleetServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -140,6 +141,35 @@ impl Client {
     pub async fn watch(&mut self, id: &str) -> Result<Streaming<WatchDrainResponse>, Status> {
         let request = WatchDrainRequest { id: id.to_owned() };
         Ok(self.drain_service.watch_drain(request).await?.into_inner())
+    }
+
+    /// What a drain did.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn report(&mut self, id: &str) -> Result<DrainReport, Status> {
+        let request = GetReportRequest { id: id.to_owned() };
+        let response = self.drain_service.get_report(request).await?.into_inner();
+        response
+            .report
+            .ok_or_else(|| Status::internal("GetReport answered without a report"))
+    }
+
+    /// The oldest requests in flight, of a drain or, without an id, of everything; `0` = as many as it is by default.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn blockers(&mut self, drain_id: &str, limit: u32) -> Result<Vec<NodeBlocker>, Status> {
+        let request = ListBlockersRequest {
+            drain_id: drain_id.to_owned(),
+            limit,
+        };
+        Ok(self
+            .drain_service
+            .list_blockers(request)
+            .await?
+            .into_inner()
+            .blockers)
     }
 
     /// Waits until a drain is in `phase`.
