@@ -9,10 +9,12 @@ use anyhow::bail;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::core::record::Record;
+use crate::core::record::{Kept, Record};
 
 /// Drain id -> [`Record`].
 const DRAINS: TableDefinition<&str, &[u8]> = TableDefinition::new("drains");
+/// Nodes whose Envoy was told to close, and not yet told to serve.
+const LEVERS: TableDefinition<&str, ()> = TableDefinition::new("levers");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Version of what is in the file. A greater one is refused, not guessed.
@@ -79,22 +81,25 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn load(&self) -> anyhow::Result<Vec<Record>> {
+    pub fn load(&self) -> anyhow::Result<Kept> {
         let Some(database) = &self.database else {
-            return Ok(Vec::new());
+            return Ok(Kept::default());
         };
         let read = database.begin_read()?;
-        let mut records = Vec::new();
+        let mut kept = Kept::default();
         for entry in read.open_table(DRAINS)?.iter()? {
             let (id, bytes) = entry?;
             match Record::decode(bytes.value()) {
-                Ok(record) => records.push(record),
+                Ok(record) => kept.drains.push(record),
                 Err(error) => {
                     tracing::warn!(drain = id.value(), %error, "a stored drain cannot be read; left out")
                 }
             }
         }
-        Ok(records)
+        for entry in read.open_table(LEVERS)?.iter()? {
+            kept.levers.push(entry?.0.value().to_owned());
+        }
+        Ok(kept)
     }
 
     /// Keeps a record in place of what was kept of the same drain. It is on disk when this returns.
@@ -103,7 +108,8 @@ impl Store {
     /// The file cannot be written.
     pub fn put(&mut self, record: &Record) -> anyhow::Result<()> {
         let Some(drain) = &record.drain else { return Ok(()) };
-        self.write(|table| {
+        self.write(|write| {
+            let mut table = write.open_table(DRAINS)?;
             table.insert(drain.id.as_str(), record.encode_to_vec().as_slice())?;
             Ok(())
         })
@@ -114,15 +120,31 @@ impl Store {
     /// # Errors
     /// The file cannot be written.
     pub fn forget(&mut self, id: &str) -> anyhow::Result<()> {
-        self.write(|table| {
-            table.remove(id)?;
+        self.write(|write| {
+            write.open_table(DRAINS)?.remove(id)?;
+            Ok(())
+        })
+    }
+
+    /// Keeps that a node's Envoy was told to close, or that this is undone. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn put_lever(&mut self, node: &str, pulled: bool) -> anyhow::Result<()> {
+        self.write(|write| {
+            let mut table = write.open_table(LEVERS)?;
+            if pulled {
+                table.insert(node, ())?;
+            } else {
+                table.remove(node)?;
+            }
             Ok(())
         })
     }
 
     fn write(
         &mut self,
-        change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> anyhow::Result<()>,
+        change: impl FnOnce(&redb::WriteTransaction) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let database = match self.database.take() {
@@ -130,7 +152,7 @@ impl Store {
             None => open(file)?,
         };
         let write = database.begin_write()?;
-        change(&mut write.open_table(DRAINS)?)?;
+        change(&write)?;
         write.commit()?;
         // After an error redb wants the file to be opened anew, so only then is it not put back.
         self.database = Some(database);
@@ -155,6 +177,7 @@ fn open(file: &Path) -> anyhow::Result<Database> {
             _ => meta.insert("format", FORMAT)?,
         };
         write.open_table(DRAINS)?;
+        write.open_table(LEVERS)?;
     }
     write.commit()?;
     Ok(database)
@@ -186,9 +209,20 @@ mod tests {
         store.forget("a").unwrap();
         drop(store);
         assert_eq!(
-            Store::open(folder.path()).unwrap().load().unwrap(),
+            Store::open(folder.path()).unwrap().load().unwrap().drains,
             vec![record("b")]
         );
+    }
+
+    #[test]
+    fn a_lever_is_kept_until_it_is_undone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(folder.path()).unwrap();
+        store.put_lever("a", true).unwrap();
+        store.put_lever("b", true).unwrap();
+        store.put_lever("a", false).unwrap();
+        drop(store);
+        assert_eq!(Store::open(folder.path()).unwrap().load().unwrap().levers, ["b"]);
     }
 
     #[test]
@@ -222,17 +256,17 @@ mod tests {
         let blocked = folder.path().join("state");
         fs::write(&blocked, "a file in the place of the folder").unwrap();
         let mut store = Store::open(&blocked).unwrap();
-        assert!(store.load().unwrap().is_empty());
+        assert_eq!(store.load().unwrap(), Kept::default());
         assert!(store.put(&record("a")).is_err());
         fs::remove_file(&blocked).unwrap();
         store.put(&record("a")).unwrap();
-        assert_eq!(store.load().unwrap(), vec![record("a")]);
+        assert_eq!(store.load().unwrap().drains, vec![record("a")]);
     }
 
     #[test]
     fn memory_keeps_nothing() {
         let mut store = Store::memory();
         store.put(&record("a")).unwrap();
-        assert!(store.load().unwrap().is_empty());
+        assert_eq!(store.load().unwrap(), Kept::default());
     }
 }

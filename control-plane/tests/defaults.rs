@@ -1,6 +1,6 @@
 //! The defaults of a drain's policy are told in four places, and are the same in all of them.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, io, path::Path, process::Command};
 
 use ebb::core::policy::{Evidence, OnTimeout, Policy};
 
@@ -48,14 +48,13 @@ fn same(written: &str, default: &str) -> bool {
     }
 }
 
-fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn read(path: &str) -> io::Result<String> {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path))
 }
 
 #[test]
 fn the_proto_comments_have_them() {
-    let proto = read("proto/ebb/v1/drain.proto");
+    let proto = read("proto/ebb/v1/drain.proto").unwrap();
     let policy = proto.split("message Policy {").nth(1).unwrap();
     for (key, default) in keys() {
         let lines: Vec<&str> = policy.lines().map(str::trim).collect();
@@ -104,7 +103,7 @@ fn the_help_has_them() {
 
 #[test]
 fn the_reference_has_them() {
-    let reference = read("docs/configuration.md");
+    let reference = read("docs/configuration.md").unwrap();
     for (key, default) in keys() {
         let row = reference
             .lines()

@@ -39,8 +39,9 @@ pub struct Listener {
     started: Cell<u64>,
     marked: Cell<u64>,
     carry: Cell<f64>,
-    /// The requests in flight, by the id of their HTTP context. Ids grow, so the first are the oldest.
-    live: RefCell<BTreeMap<u32, Kind>>,
+    /// The requests in flight by their number, with the id of their HTTP context. (Ids start over some day, numbers do
+    /// not.)
+    live: RefCell<BTreeMap<u64, (u32, Kind)>>,
 }
 
 impl Listener {
@@ -56,24 +57,24 @@ impl Listener {
 
     /// Counts a request from now until the guard is dropped. `context` is the id of its HTTP context.
     pub fn begin(self: &Rc<Self>, context: u32, kind: Kind) -> InFlight {
+        let number = self.started.get().saturating_add(1);
         self.in_flight.set(self.in_flight.get().saturating_add(1));
-        self.started.set(self.started.get().saturating_add(1));
+        self.started.set(number);
         // Nothing is called while it is borrowed, so it is free. The count does not depend on it.
         if let Ok(mut live) = self.live.try_borrow_mut() {
-            live.insert(context, kind);
+            live.insert(number, (context, kind));
         }
         InFlight {
             listener: Rc::clone(self),
-            context,
+            number,
         }
     }
 
     /// The `most` oldest requests in flight, the oldest first: the ids of their HTTP contexts, and what was seen.
     pub fn oldest(&self, most: usize) -> Vec<(u32, Kind)> {
-        self.live.try_borrow().map_or_else(
-            |_| Vec::new(),
-            |live| live.iter().take(most).map(|(id, kind)| (*id, *kind)).collect(),
-        )
+        self.live
+            .try_borrow()
+            .map_or_else(|_| Vec::new(), |live| live.values().take(most).copied().collect())
     }
 
     /// Counts a response that was marked for the closer.
@@ -96,7 +97,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct InFlight {
     listener: Rc<Listener>,
-    context: u32,
+    number: u64,
 }
 
 impl InFlight {
@@ -111,7 +112,7 @@ impl Drop for InFlight {
         let listener = &self.listener;
         listener.in_flight.set(listener.in_flight.get().saturating_sub(1));
         if let Ok(mut live) = listener.live.try_borrow_mut() {
-            live.remove(&self.context);
+            live.remove(&self.number);
         }
     }
 }
@@ -229,17 +230,20 @@ mod tests {
         assert_eq!(listeners.report()[0].marked, 2);
     }
     #[test]
-    fn the_oldest_are_those_with_the_smallest_ids_that_are_still_there() {
+    fn the_oldest_are_those_that_came_first_and_are_still_there() {
         let mut listeners = Listeners::default();
         let listener = listeners.add("a");
         assert!(listener.oldest(10).is_empty());
-        let _new = listener.begin(900, Kind::Unknown);
-        let _old = listener.begin(7, Kind::Grpc);
-        let ended = listener.begin(3, Kind::Unknown);
-        let _newest = listener.begin(4_000_000_000, Kind::Unknown);
-        assert_eq!(listener.oldest(2), [(3, Kind::Unknown), (7, Kind::Grpc)]);
+        let ended = listener.begin(u32::MAX - 1, Kind::Unknown);
+        let _old = listener.begin(u32::MAX, Kind::Grpc);
+        let _new = listener.begin(0, Kind::Unknown);
+        let _newest = listener.begin(1, Kind::Unknown);
+        assert_eq!(
+            listener.oldest(2),
+            [(u32::MAX - 1, Kind::Unknown), (u32::MAX, Kind::Grpc)]
+        );
         drop(ended);
-        assert_eq!(listener.oldest(2), [(7, Kind::Grpc), (900, Kind::Unknown)]);
+        assert_eq!(listener.oldest(2), [(u32::MAX, Kind::Grpc), (0, Kind::Unknown)]);
         assert_eq!(listener.oldest(100).len(), 3);
         assert!(listener.oldest(0).is_empty());
     }

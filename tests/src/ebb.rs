@@ -24,6 +24,8 @@ pub struct EbbOptions {
     pub socket: PathBuf,
     /// A further address that it listens on, as the command line takes it.
     pub listen_also: Option<String>,
+    /// Admin endpoints of Envoys, as the command line takes them.
+    pub admins: Vec<String>,
     /// The folder of its durable state; none = memory only.
     pub state: Option<PathBuf>,
     /// Where it logs; appended to over restarts.
@@ -39,6 +41,7 @@ impl EbbOptions {
         Self {
             socket: folder.join("ebb.sock"),
             listen_also: None,
+            admins: Vec::new(),
             state: None,
             log: folder.join("ebb.log"),
             show_log: true,
@@ -59,10 +62,23 @@ impl Ebb {
     /// # Errors
     /// When it cannot be started, ends, or does not answer in time.
     pub async fn start(options: EbbOptions) -> Result<Self> {
+        let mut ebb = Self::spawn(options)?;
+        ebb.wait_until_it_answers().await?;
+        Ok(ebb)
+    }
+
+    /// Starts `ebb serve` and does not wait.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(options: EbbOptions) -> Result<Self> {
         let listen = format!("unix:{}", options.socket.display());
         let mut args: Vec<OsString> = ["serve", "--listen", &listen].map(OsString::from).into();
         if let Some(address) = &options.listen_also {
             args.extend(["--listen", address].map(OsString::from));
+        }
+        for admin in &options.admins {
+            args.extend(["--admin", admin].map(OsString::from));
         }
         args.extend(["--state".into(), options.state.clone().unwrap_or_default().into()]);
         let process = Process::spawn(Spec {
@@ -73,9 +89,7 @@ impl Ebb {
             log: options.log.clone(),
             show_log: options.show_log,
         })?;
-        let mut ebb = Self { process, options };
-        ebb.wait_until_it_answers().await?;
-        Ok(ebb)
+        Ok(Self { process, options })
     }
 
     /// Kills it with SIGKILL: nothing is told, nothing is cleaned up. It can be started again with the result.
@@ -151,7 +165,11 @@ impl Ebb {
         cli::start(&self.options.socket, args)
     }
 
-    async fn wait_until_it_answers(&mut self) -> Result<()> {
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends, or does not answer in time.
+    pub async fn wait_until_it_answers(&mut self) -> Result<()> {
         let deadline = tokio::time::Instant::now() + wait::PATIENCE;
         loop {
             self.process.check_running()?;

@@ -59,6 +59,11 @@ impl FakeControl {
         let next = wait::within("a VM opens its stream", wait::PATIENCE, self.attached.recv()).await?;
         next.context("the fake control plane has ended")
     }
+
+    /// A further stream that a VM has opened by now.
+    pub fn attached_by_now(&mut self) -> Option<Attached> {
+        self.attached.try_recv().ok()
+    }
 }
 
 impl Drop for FakeControl {

@@ -1,12 +1,16 @@
 //! The filter as its control plane sees it: every VM of one Envoy, and what each of them says.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use ebb_proto::v1::{Blocker, Directive, FilterCommand, FilterReport, UpstreamCounts};
 use futures::future::{select_all, try_join_all};
 
 use crate::{
+    api::proto,
     fake_control::{Attached, FakeControl},
     wait,
 };
@@ -17,6 +21,8 @@ pub struct Vms {
     control: FakeControl,
     streams: Vec<Attached>,
     state: FilterCommand,
+    /// When the directives were given: each sending of them says how much of their ramp has passed since.
+    given: Instant,
     asks: u64,
 }
 
@@ -30,6 +36,7 @@ impl Vms {
             control: FakeControl::start(socket)?,
             streams: Vec::new(),
             state: FilterCommand::default(),
+            given: Instant::now(),
             asks: 0,
         })
     }
@@ -45,6 +52,11 @@ impl Vms {
         self.command(Vec::new()).await
     }
 
+    /// Whether there are more streams than VMs were expected.
+    pub fn has_more_streams(&mut self) -> bool {
+        self.control.attached_by_now().is_some()
+    }
+
     /// Says what drains, and waits until every VM has applied it.
     ///
     /// # Errors
@@ -52,6 +64,7 @@ impl Vms {
     pub async fn command(&mut self, directives: Vec<Directive>) -> Result<()> {
         self.state.generation += 1;
         self.state.directives = directives;
+        self.given = Instant::now();
         self.ask(0).await?;
         Ok(())
     }
@@ -62,11 +75,14 @@ impl Vms {
     /// When one does not answer within [`wait::PATIENCE`].
     pub async fn ask(&mut self, blockers: u32) -> Result<Vec<FilterReport>> {
         self.asks += 1;
-        let command = FilterCommand {
+        let mut command = FilterCommand {
             ask: self.asks,
             blockers,
             ..self.state.clone()
         };
+        for directive in &mut command.directives {
+            directive.elapsed = Some(proto(self.given.elapsed()));
+        }
         let answers = self.streams.iter_mut().map(|stream| {
             let command = command.clone();
             async move {
@@ -106,7 +122,7 @@ impl Vms {
     /// # Errors
     /// When they are not within [`wait::PATIENCE`].
     pub async fn wait_upstream(&mut self, address: &str, in_flight: u64) -> Result<()> {
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         loop {
             let now = self.upstream(address).await?.unwrap_or_default().0;
             if now == in_flight {

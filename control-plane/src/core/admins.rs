@@ -3,13 +3,16 @@
 //! ```text
 //!   poll:    Idle --needed for 250 ms--> Asking --answer--> Idle, again after 50 ms while needed
 //!   health:  Serving --a drain closes the whole node--> Failing --done--> Failed --released--> Restoring --done--> Serving
-//!                                                          '--error--> Unable (the filter closes) --released--> Serving
+//!                                                          '--error--> Unable --released-------^ |         ^
+//!                                                                (the filter closes)             '--error--> RestoreAt
 //! ```
+//! That Envoy was told to fail is kept durably before it is told, until it has been told to serve again; a call that failed
+//! may have been heard all the same, and is undone as well.
 
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ebb_proto::v1;
@@ -21,6 +24,9 @@ const ASK_AFTER: Duration = Duration::from_millis(250);
 
 /// Between two questions: each costs Envoy's main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// Envoy tells its uptime in whole seconds, cut off, so that it seems to have started up to a second later.
+const STARTED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// After a question or a lever that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -72,6 +78,7 @@ enum Health {
     Failing,
     Failed,
     Restoring,
+    /// Told to fail once, perhaps by an earlier control plane, and not yet told to serve.
     RestoreAt(Instant),
     Unable,
 }
@@ -81,9 +88,16 @@ enum Health {
 pub(super) struct Admin {
     poll: Poll,
     health: Health,
+    /// Since when its process runs, to the second.
+    started: SystemTime,
 }
 
 impl Admin {
+    /// Whether a drain that has ended can have drained this process, and not one that had its place before.
+    fn was_there(&self, drain: &Drain) -> bool {
+        self.started <= drain.started_at + STARTED_WITHIN
+    }
+
     /// Whether Envoy closes its connections by itself.
     pub(super) fn closes(&self) -> bool {
         self.health == Health::Failed
@@ -102,6 +116,23 @@ impl Admin {
     }
 }
 
+/// An admin endpoint that does not answer.
+#[derive(Debug)]
+pub(super) struct Silent {
+    /// Whose it is, if it ever answered.
+    node: Option<Arc<str>>,
+    /// What those are told that wanted it.
+    text: String,
+}
+
+impl Silent {
+    fn concerns(&self, drain: &Drain) -> bool {
+        let wanted = pulls_lever(drain) || drain.machine.policy().evidence == Evidence::Admin;
+        let covered = self.node.as_ref().is_none_or(|node| drain.scope.has_node(node));
+        !drain.machine.is_ended() && wanted && covered
+    }
+}
+
 /// Whether a drain has the Envoys that it covers close by themselves, where they can be told.
 pub(super) fn pulls_lever(drain: &Drain) -> bool {
     drain.scope.is_whole_node() && drain.machine.policy().ramp.is_zero()
@@ -109,11 +140,18 @@ pub(super) fn pulls_lever(drain: &Drain) -> bool {
 
 impl Core {
     /// The admin endpoint of a node was found: Envoy said itself whose it is.
-    pub(super) fn admin_found(&mut self, node: &str, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn admin_found(&mut self, node: &str, started: SystemTime, now: Now, out: &mut Vec<Effect>) {
         let node: Arc<str> = node.into();
+        let health = if self.pulled_levers.contains(&node) {
+            Health::RestoreAt(now.instant)
+        } else {
+            Health::Serving
+        };
+        let poll = Poll::Idle { at: None };
         let admin = Admin {
-            poll: Poll::Idle { at: None },
-            health: Health::Serving,
+            poll,
+            health,
+            started,
         };
         // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
         self.admins.insert(node.clone(), admin);
@@ -130,8 +168,39 @@ impl Core {
         }
     }
 
+    /// An admin endpoint that is configured answers, or does not. Whose it is is not known before its first answer.
+    pub(super) fn admin_heard(
+        &mut self,
+        address: String,
+        node: Option<&str>,
+        result: Result<(), String>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Err(error) = result else {
+            self.silent_admins.remove(&address);
+            return;
+        };
+        let silent = Silent {
+            node: node.map(Arc::from),
+            text: format!(
+                "the admin endpoint {address} does not answer, so the filter closes and counts: {error}"
+            ),
+        };
+        for drain in self.drains.values_mut().filter(|drain| silent.concerns(drain)) {
+            drain.warn(silent.text.clone());
+            let id = drain.id.clone();
+            out.push(Effect::DrainChanged { id, phase: true });
+        }
+        self.silent_admins.insert(address, silent);
+    }
+
     /// Gives a new drain the admin endpoints of the nodes that it covers.
     pub(super) fn add_admins(&self, drain: &mut Drain) {
+        for silent in self.silent_admins.values() {
+            if silent.concerns(drain) {
+                drain.warn(silent.text.clone());
+            }
+        }
         for node in self.admins.keys().filter(|node| drain.scope.has_node(node)) {
             let has_members = drain.tally.nodes().any(|other| other == node);
             if has_members || drain.scope.is_whole_node() {
@@ -193,18 +262,19 @@ impl Core {
         let Some(admin) = self.admins.get_mut(node) else {
             return;
         };
+        let closed = admin.closes();
         admin.health = match (close, &result) {
             (true, Ok(())) => Health::Failed,
             (true, Err(_)) => Health::Unable,
             (false, Ok(())) => Health::Serving,
             (false, Err(_)) => Health::RestoreAt(now.instant + AGAIN_AFTER),
         };
-        if let Err(error) = result {
-            let call = if close {
-                "/healthcheck/fail"
-            } else {
-                "/healthcheck/ok"
-            };
+        let closes_otherwise = admin.closes() != closed;
+        if !close && result.is_ok() && self.pulled_levers.remove(node) {
+            let node = node.to_owned();
+            out.push(Effect::KeepLever { node, pulled: false });
+        }
+        if let (true, Err(error)) = (close, result) {
             for drain in self
                 .drains
                 .values_mut()
@@ -212,10 +282,13 @@ impl Core {
             {
                 if !drain.machine.is_ended() {
                     drain.warn(format!(
-                        "{call} of {node} failed, its filter closes instead: {error}"
+                        "/healthcheck/fail of {node} failed, its filter closes instead: {error}"
                     ));
                 }
             }
+        }
+        if !closes_otherwise && !close {
+            return;
         }
         self.generation += 1;
         let members: Vec<Epoch> = self
@@ -268,21 +341,24 @@ impl Core {
             }
 
             let holds = |drain: &Drain| !matches!(drain.machine.outcome(), Some((_, Hold::Released)));
-            let close = of_node().any(|drain| pulls_lever(drain) && holds(drain));
+            // An Envoy that was started in the place of a drained one serves.
+            let covered = |drain: &Drain| !drain.machine.is_ended() || admin.was_there(drain);
+            let close = of_node().any(|drain| pulls_lever(drain) && holds(drain) && covered(drain));
             let lever = match (admin.health, close) {
                 (Health::Serving, true) => Some(Health::Failing),
-                (Health::Failed, false) => Some(Health::Restoring),
+                // A call that failed may have been heard.
+                (Health::Failed | Health::Unable, false) => Some(Health::Restoring),
                 (Health::RestoreAt(at), false) if at <= now.instant => Some(Health::Restoring),
                 // It fails already: nothing was restored.
                 (Health::RestoreAt(_), true) => Some(Health::Failing),
-                (Health::Unable, false) => {
-                    admin.health = Health::Serving;
-                    None
-                }
                 _ => None,
             };
             if let Some(health) = lever {
                 admin.health = health;
+                if close && self.pulled_levers.insert(node.clone()) {
+                    let node = node.to_string();
+                    out.push(Effect::KeepLever { node, pulled: true });
+                }
                 out.push(Effect::PullLever {
                     node: node.to_string(),
                     close,

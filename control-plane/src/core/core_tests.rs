@@ -29,7 +29,14 @@ impl World {
             instant: Instant::now(),
             wall: SystemTime::now(),
         };
-        let core = Core::new(Policy::default(), records, now);
+        let core = Core::new(
+            Policy::default(),
+            record::Kept {
+                drains: records,
+                ..Default::default()
+            },
+            now,
+        );
         Self {
             core,
             start: now,
@@ -536,8 +543,10 @@ mod evidence {
 
     impl World {
         fn find_admin(&mut self, node: &str) {
+            let started = self.now.wall - Duration::from_secs(3600);
             self.happen(Event::AdminFound {
                 node: node.to_owned(),
+                started,
             });
         }
 
@@ -706,6 +715,38 @@ mod evidence {
         world.take(effects);
         world.lever_done(false, Err("refused".to_owned()));
         assert_eq!(world.wait_for_calls(500), [restore]);
+    }
+
+    #[test]
+    fn an_envoy_that_takes_the_place_of_a_drained_one_keeps_its_health() {
+        let mut world = World::new();
+        world.find_admin("a");
+        let overrides = PolicyOverrides {
+            timeout: Some(Duration::ZERO),
+            ..by(Evidence::Auto)
+        };
+        world.start_with("d", "", &[], &[], overrides).unwrap();
+        world.lever_done(true, Ok(()));
+        let fail = Effect::PullLever {
+            node: "a".to_owned(),
+            close: true,
+        };
+        let started = world.now.wall - Duration::from_secs(3600);
+        let effects = world.happen(Event::AdminFound {
+            node: "a".to_owned(),
+            started,
+        });
+        assert!(
+            effects.contains(&fail),
+            "the same process, found again, is held: {effects:?}"
+        );
+        world.wait_for_calls(60_000);
+        let started = world.now.wall;
+        let effects = world.happen(Event::AdminFound {
+            node: "a".to_owned(),
+            started,
+        });
+        assert!(!effects.contains(&fail), "{effects:?}");
     }
 
     #[test]

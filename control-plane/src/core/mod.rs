@@ -34,19 +34,19 @@ pub mod timeline;
 mod view;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ebb_proto::v1;
 
-use admins::{Admin, Reading};
+use admins::{Admin, Reading, Silent};
 use blockers::Inquiries;
 use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
 use policy::Policy;
-use record::Record;
+use record::{Kept, Record};
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,17 @@ pub enum Event {
     AdminFound {
         /// Whose it is.
         node: String,
+        /// Since when its process runs, to the second.
+        started: SystemTime,
+    },
+    /// An admin endpoint that is configured answers now, or does not any more (or yet).
+    AdminHeard {
+        /// Where it is.
+        address: String,
+        /// Whose it is, if it ever answered.
+        node: Option<String>,
+        /// Why it does not, in words.
+        result: Result<(), String>,
     },
     /// An Envoy answered for itself, or did not.
     AdminAnswered {
@@ -157,6 +168,13 @@ pub enum Effect {
         /// Which way.
         close: bool,
     },
+    /// Keep, durably, that a node's Envoy was told to close, or that this is undone.
+    KeepLever {
+        /// The node.
+        node: String,
+        /// Which way.
+        pulled: bool,
+    },
     /// Somebody came, went, or counts otherwise.
     FleetChanged,
     /// Everybody live has answered this ask, or is no longer live.
@@ -170,6 +188,10 @@ pub struct Core {
     fleet: Fleet,
     /// By node.
     admins: BTreeMap<Arc<str>, Admin>,
+    /// By address.
+    silent_admins: BTreeMap<String, Silent>,
+    /// Nodes whose Envoy was told to close, also by an earlier control plane, and not yet told to serve.
+    pulled_levers: BTreeSet<Arc<str>>,
     /// By the order in which they were started.
     drains: BTreeMap<u64, Drain>,
     /// Grows with every change of what filters have to do.
@@ -185,8 +207,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// A control plane that has heard of nobody, with the drains that an earlier one left.
-    pub fn new(defaults: Policy, records: Vec<Record>, now: Now) -> Self {
+    /// A control plane that has heard of nobody, with what an earlier one left.
+    pub fn new(defaults: Policy, kept: Kept, now: Now) -> Self {
         let millis = now
             .wall
             .duration_since(UNIX_EPOCH)
@@ -196,7 +218,10 @@ impl Core {
             defaults,
             fleet: Fleet::default(),
             admins: BTreeMap::new(),
-            drains: records
+            silent_admins: BTreeMap::new(),
+            pulled_levers: kept.levers.into_iter().map(Arc::from).collect(),
+            drains: kept
+                .drains
                 .into_iter()
                 .filter_map(|record| Drain::resume(record, now))
                 .collect(),
@@ -255,7 +280,12 @@ impl Core {
                     self.prune(node.as_deref(), now, &mut out);
                 }
             }
-            Event::AdminFound { node } => self.admin_found(&node, now, &mut out),
+            Event::AdminHeard {
+                address,
+                node,
+                result,
+            } => self.admin_heard(address, node.as_deref(), result, &mut out),
+            Event::AdminFound { node, started } => self.admin_found(&node, started, now, &mut out),
             Event::AdminAnswered { node, ask, reading } => {
                 self.admin_answered(&node, ask, reading, now, &mut out)
             }

@@ -5,6 +5,15 @@ use ebb_proto::v1;
 
 use super::report::ReportRecord;
 
+/// All that is kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kept {
+    /// The drains.
+    pub drains: Vec<Record>,
+    /// Nodes whose Envoy was told to close, and not yet told to serve.
+    pub levers: Vec<String>,
+}
+
 /// A drain as it is kept in the durable store.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {

@@ -22,12 +22,25 @@ const SAME_START: Duration = Duration::from_millis(2500);
 /// Looks after one endpoint for as long as the engine is there.
 pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>) {
     let mut known: Option<(String, SystemTime)> = None;
+    let mut answered = true;
     loop {
-        let seen = admin.identity().await.ok().map(|(node, uptime)| {
+        let answer = admin.identity().await;
+        let Some(sender) = requests.upgrade() else { return };
+        if answer.is_ok() != answered {
+            answered = answer.is_ok();
+            let heard = Event::AdminHeard {
+                address: admin.0.to_string(),
+                node: known.as_ref().map(|(node, _)| node.clone()),
+                result: answer.as_ref().map(drop).map_err(ToString::to_string),
+            };
+            if sender.send(Request::Happened(heard)).await.is_err() {
+                return;
+            }
+        }
+        let seen = answer.ok().map(|(node, uptime)| {
             let now = SystemTime::now();
             (node, now.checked_sub(uptime).unwrap_or(now))
         });
-        let Some(sender) = requests.upgrade() else { return };
         if let Some((node, started)) = seen {
             let same = known.as_ref().is_some_and(|(other, at)| {
                 let apart = at
@@ -38,6 +51,7 @@ pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>
             if !same {
                 let found = Request::AdminFound {
                     node: node.clone(),
+                    started,
                     admin: admin.clone(),
                 };
                 if sender.send(found).await.is_err() {
@@ -88,6 +102,14 @@ pub(super) async fn pull(
         (Some(admin), false) => admin.restore_health().await.map_err(|error| error.to_string()),
         (None, _) => Err("it is not configured".to_owned()),
     };
+    if let Err(error) = &result {
+        tracing::warn!(
+            node,
+            close,
+            error,
+            "Envoy cannot be told to close, or to serve again"
+        );
+    }
     tell(requests, Event::LeverDone { node, close, result }).await;
 }
 

@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ebb_proto::v1;
@@ -70,6 +70,7 @@ enum Request {
     Happened(Event),
     AdminFound {
         node: String,
+        started: SystemTime,
         admin: Admin,
     },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
@@ -102,10 +103,10 @@ impl Engine {
     /// # Errors
     /// The store cannot be read.
     pub fn start(defaults: Policy, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
-        let records = store.load()?;
-        if !records.is_empty() {
+        let kept = store.load()?;
+        if !kept.drains.is_empty() {
             tracing::info!(
-                drains = records.len(),
+                drains = kept.drains.len(),
                 "resuming what an earlier control plane left"
             );
         }
@@ -113,7 +114,7 @@ impl Engine {
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));
         }
-        let task = task::Task::new(defaults, records, store, requests.downgrade());
+        let task = task::Task::new(defaults, kept, store, requests.downgrade());
         tokio::spawn(task.run(inbox));
         Ok(Self {
             requests,

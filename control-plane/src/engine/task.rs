@@ -15,7 +15,7 @@ use crate::{
         drains::{StartError, StartRequest},
         fleet::StreamId,
         policy::Policy,
-        record::Record,
+        record::{Kept, Record},
     },
     store::Store,
     supervisor::admin::Admin,
@@ -76,13 +76,13 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         defaults: Policy,
-        records: Vec<Record>,
+        kept: Kept,
         store: Store,
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
         Self {
-            core: Core::new(defaults, records, now),
+            core: Core::new(defaults, kept, now),
             parks_until: now.instant + RETURN_WITHIN,
             parked: Vec::new(),
             requests,
@@ -188,10 +188,10 @@ impl Task {
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
             }
-            Request::AdminFound { node, admin } => {
+            Request::AdminFound { node, started, admin } => {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
                 self.admins.insert(node.clone(), admin);
-                let effects = self.core.handle(Event::AdminFound { node }, now);
+                let effects = self.core.handle(Event::AdminFound { node, started }, now);
                 self.carry_out(effects, now);
                 self.start_parked(now);
             }
@@ -341,6 +341,15 @@ impl Task {
                 Effect::AskAdmin { node, ask, upstreams } => {
                     let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
                     tokio::spawn(admins::ask(admin, node, ask, upstreams, requests));
+                }
+                Effect::KeepLever { node, pulled } => {
+                    if let Err(error) = self.store.put_lever(&node, pulled) {
+                        tracing::error!(
+                            node,
+                            error = format!("{error:#}"),
+                            "cannot keep that its Envoy was told to close"
+                        );
+                    }
                 }
                 Effect::PullLever { node, close } => {
                     let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());

@@ -3,6 +3,7 @@
 pub mod frames;
 pub mod http1;
 pub mod http2;
+pub mod http3;
 pub mod raw;
 pub mod websocket;
 

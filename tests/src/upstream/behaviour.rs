@@ -93,6 +93,11 @@ pub(super) async fn respond(
             number(),
             Duration::from_millis(number()),
         ))),
+        "large" => {
+            let length = usize::try_from(number()).unwrap_or(0);
+            let body = Full::new(Bytes::from(vec![b'x'; length])).map_err(never);
+            Ok(Response::new(body.boxed_unsync()))
+        }
         "redirect" => {
             let target = request
                 .uri()

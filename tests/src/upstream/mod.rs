@@ -9,6 +9,7 @@
 //! | `/close` | 200 with `Connection: close`, and closes |
 //! | `/reset/before`, `/reset/after` | TCP reset before the response, or after its headers |
 //! | `/slow/N/MS` | 200 with N chunks, MS milliseconds apart |
+//! | `/large/BYTES` | 200 with a body of that length, at once |
 //! | `/redirect?to=PATH` | 302 to that path on the same authority |
 //! | `/retry/KEY/N` | 503 for the first N requests of that key, then 200 |
 //! | `/ws` | WebSocket that echoes |

@@ -1,6 +1,7 @@
 //! Attempts in flight per upstream endpoint: as a listener's plugin knows them, and as a cluster's does.
 #![allow(clippy::indexing_slicing)] // JSON values
 
+mod printed;
 mod world;
 
 use std::net::SocketAddr;
@@ -112,6 +113,10 @@ async fn clusters_know_an_endpoint_from_the_first_byte_on(version: EnvoyVersion)
     assert_eq!(silent.response().await?.status, 200);
     world.vms.wait_upstream(&a.to_string(), 0).await?;
     assert_eq!(world.vms.in_flight("ingress").await?, 0);
+    ensure!(
+        !world.vms.has_more_streams(),
+        "listeners and clusters share a VM per worker, and its stream"
+    );
     Ok(())
 }
 
