@@ -327,7 +327,7 @@ async fn the_report_of_a_drain_in_all_its_forms_and_over_a_restart() -> Result<(
         "finished        2 requests".to_owned(),
         "told to close   2 connections".to_owned(),
         "sooner than `sleep 15`".to_owned(),
-        "|draining".to_owned(),
+        "|quiet".to_owned(),
     ] {
         assert!(text.stdout.contains(&part), "{part} in {}", text.stdout);
     }
