@@ -6,7 +6,7 @@ MAKEFLAGS     += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help build build-test test lint demo clean tools wasm-target FORCE
+.PHONY: help build build-test test lint demo clean tools wasm-target haproxy FORCE
 
 CARGO       ?= cargo
 PYTHON      ?= python3
@@ -21,7 +21,6 @@ CACHE       := .cache
 ENVOY       := $(CACHE)/envoy-1.40.0
 ENVOY_OLD   := $(CACHE)/envoy-1.37.0
 TEST_PYTHON := $(CACHE)/python
-HAPROXY     := $(CACHE)/haproxy
 TRAP_WASM   := $(CACHE)/ebb_filter_trap.wasm
 # Quiet pip: its advice on newer versions is no news here.
 PIP         := -m pip --disable-pip-version-check --quiet
@@ -41,7 +40,7 @@ test: build build-test ## run every test, those against real Envoys included
 	fi
 	$(CARGO) test --workspace --locked --doc --quiet
 
-build-test: $(TRAP_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,$(HAPROXY)/haproxy) $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
+build-test: $(TRAP_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,haproxy) $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
 	@: # What the tests need beyond `build`.
 
 lint: wasm-target ## check formatting, clippy and documentation
@@ -51,8 +50,9 @@ lint: wasm-target ## check formatting, clippy and documentation
 	$(CARGO) clippy -p ebb-filter --target $(WASM_TARGET) --locked --all-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 
-demo: build ## drain a real Envoy under real load, and report
-	$(CARGO) run --release --locked -p ebb-e2e --bin demo
+demo: build ## drain and stop a real Envoy under real load, and report
+	$(CARGO) build --release --locked -p ebb-e2e --bin demo --bin policy-engine
+	target/release/demo
 
 clean: ## remove everything that was built or fetched
 	rm -rf target dist $(CACHE)
@@ -109,20 +109,10 @@ $(TEST_PYTHON)/.ready:
 	$(call venv,grpcio grpcio-reflection protobuf)
 	touch $@
 
-# Debian's package and the libraries that it needs besides, unpacked here: nothing is installed, no root is needed.
-$(HAPROXY)/haproxy:
-	@found=$$(command -v haproxy || :)
-	mkdir -p $(@D)
-	if [ -n "$$found" ]; then ln -sfn "$$found" $@; exit 0; fi
-	echo 'fetching haproxy'
-	cd $(@D) && rm -rf * && mkdir root
-	apt-get download -qq haproxy libopentracing-c-wrapper0 libopentracing1 liblua5.3-0 2>/dev/null
-	for package in *.deb; do dpkg -x "$$package" root; done
-	here=$$PWD
-	{ echo '#!/bin/sh'
-	  echo "LD_LIBRARY_PATH=$$(echo $$here/root/usr/lib/*-linux-gnu) exec $$here/root/usr/sbin/haproxy \"\$$@\""
-	} > haproxy.new
-	chmod +x haproxy.new && ./haproxy.new -v >/dev/null && mv haproxy.new haproxy
+haproxy:
+	@if [ ! -x /usr/sbin/haproxy ]; then
+	  $(call apt,haproxy,HAProxy)
+	fi
 
 define venv
 	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then

@@ -4,9 +4,11 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ebb_proto::v1::{
-    CancelDrainRequest, Drain, GetDrainRequest, ListDrainsRequest, ListNodesRequest, Node, Phase, Policy,
+    CancelDrainRequest, Drain, DrainReport, GetDrainRequest, GetReportRequest, ListBlockersRequest,
+    ListDrainsRequest, ListNodesRequest, ListProcessesRequest, Node, NodeBlocker, Phase, Policy, Process,
     Scope, StartDrainRequest, WatchDrainRequest, WatchDrainResponse,
     drain_service_client::DrainServiceClient, fleet_service_client::FleetServiceClient,
+    process_service_client::ProcessServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -142,6 +144,35 @@ impl Client {
         Ok(self.drain_service.watch_drain(request).await?.into_inner())
     }
 
+    /// What a drain did.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn report(&mut self, id: &str) -> Result<DrainReport, Status> {
+        let request = GetReportRequest { id: id.to_owned() };
+        let response = self.drain_service.get_report(request).await?.into_inner();
+        response
+            .report
+            .ok_or_else(|| Status::internal("GetReport answered without a report"))
+    }
+
+    /// The oldest requests in flight, of a drain or, without an id, of everything; `0` = as many as it is by default.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn blockers(&mut self, drain_id: &str, limit: u32) -> Result<Vec<NodeBlocker>, Status> {
+        let request = ListBlockersRequest {
+            drain_id: drain_id.to_owned(),
+            limit,
+        };
+        Ok(self
+            .drain_service
+            .list_blockers(request)
+            .await?
+            .into_inner()
+            .blockers)
+    }
+
     /// Waits until a drain is in `phase`.
     ///
     /// # Errors
@@ -166,6 +197,16 @@ impl Client {
             async move { Ok(Some(client.drain(id).await?).filter(|drain| drain.in_flight == in_flight)) }
         })
         .await
+    }
+
+    /// The processes that `ebb run` keeps.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn processes(&mut self) -> Result<Vec<Process>, Status> {
+        let mut service = ProcessServiceClient::new(self.channel());
+        let response = service.list_processes(ListProcessesRequest {}).await?;
+        Ok(response.into_inner().processes)
     }
 
     /// What is attached.

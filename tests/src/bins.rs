@@ -55,12 +55,12 @@ pub fn envoy(version: EnvoyVersion) -> Result<PathBuf> {
     }
 }
 
-/// HAProxy: `HAPROXY_BIN`, else `.cache/haproxy/haproxy`.
+/// HAProxy: `HAPROXY_BIN`, else where Debian puts it.
 ///
 /// # Errors
 /// When there is no such file.
 pub fn haproxy() -> Result<PathBuf> {
-    find("HAPROXY_BIN", ".cache/haproxy/haproxy")
+    find("HAPROXY_BIN", "/usr/sbin/haproxy")
 }
 
 /// A Python that has grpcio, grpcio-reflection and protobuf: `EBB_TEST_PYTHON`, else `.cache/python/bin/python3`.
@@ -69,6 +69,12 @@ pub fn haproxy() -> Result<PathBuf> {
 /// When there is no such file.
 pub fn python() -> Result<PathBuf> {
     find("EBB_TEST_PYTHON", ".cache/python/bin/python3")
+}
+
+/// A Python with its standard library: `EBB_TEST_PYTHON`, else `python3` on the PATH.
+#[must_use]
+pub fn any_python() -> PathBuf {
+    std::env::var_os("EBB_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
 }
 
 fn find(variable: &str, default: &str) -> Result<PathBuf> {

@@ -72,6 +72,27 @@ impl Bootstrap {
         Ok(())
     }
 
+    /// Makes a listener bind this address.
+    ///
+    /// # Errors
+    /// When there is no such listener.
+    pub fn bind(&mut self, listener: &str, address: SocketAddr) -> Result<()> {
+        let address = socket_address(address);
+        set(self.listener_mut(listener)?, &["address"], address);
+        Ok(())
+    }
+
+    /// Adds a cluster with one endpoint.
+    ///
+    /// # Errors
+    /// When the bootstrap has no clusters.
+    pub fn add_cluster(&mut self, name: &str, address: SocketAddr) -> Result<()> {
+        let mut cluster = json!({ "name": name, "load_assignment": { "cluster_name": name } });
+        set_endpoint(&mut cluster, socket_address(address))?;
+        self.clusters_mut()?.push(cluster);
+        Ok(())
+    }
+
     /// Has the filter's code loaded from `module`.
     pub fn set_wasm(&mut self, module: &Path) {
         for plugin in plugins(&mut self.0) {
@@ -107,9 +128,7 @@ impl Bootstrap {
     /// When there is no such cluster.
     pub fn set_upstream(&mut self, address: SocketAddr) -> Result<()> {
         let control_plane = self.control_plane_cluster()?;
-        let endpoint = json!({
-            "socket_address": { "address": address.ip().to_string(), "port_value": address.port() }
-        });
+        let endpoint = socket_address(address);
         let mut found = false;
         for cluster in self.clusters_mut()? {
             if cluster.get("name").and_then(Value::as_str) != Some(control_plane.as_str()) {
@@ -157,12 +176,7 @@ impl Bootstrap {
     /// # Errors
     /// When there is no such listener or it has none.
     pub fn connection_manager_mut(&mut self, listener: &str) -> Result<&mut Value> {
-        let found = self
-            .listeners_mut()?
-            .iter_mut()
-            .find(|candidate| candidate.get("name").and_then(Value::as_str) == Some(listener))
-            .with_context(|| format!("the bootstrap has no listener `{listener}`"))?;
-        found
+        self.listener_mut(listener)?
             .pointer_mut("/filter_chains/0/filters/0/typed_config")
             .with_context(|| format!("listener `{listener}` has no HTTP connection manager"))
     }
@@ -215,6 +229,13 @@ impl Bootstrap {
             .context("the plugin names no control_plane_cluster")
     }
 
+    fn listener_mut(&mut self, name: &str) -> Result<&mut Value> {
+        self.listeners_mut()?
+            .iter_mut()
+            .find(|candidate| candidate.get("name").and_then(Value::as_str) == Some(name))
+            .with_context(|| format!("the bootstrap has no listener `{name}`"))
+    }
+
     fn listeners_mut(&mut self) -> Result<&mut Vec<Value>> {
         array_mut(&mut self.0, "/static_resources/listeners")
     }
@@ -234,6 +255,10 @@ impl Bootstrap {
 fn array_mut<'a>(value: &'a mut Value, pointer: &str) -> Result<&'a mut Vec<Value>> {
     let found = value.pointer_mut(pointer).and_then(Value::as_array_mut);
     found.ok_or_else(|| anyhow!("the bootstrap has no list at {pointer}"))
+}
+
+fn socket_address(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
 }
 
 /// Sets a nested key, making the objects on the way.

@@ -1,4 +1,4 @@
-//! HAProxy as a TCP load balancer that asks every replica's `/ready`.
+//! HAProxy as a TCP load balancer that asks every replica's `/ready`, and tries nothing twice.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ pub const CHECK_EVERY: Duration = Duration::from_millis(100);
 pub struct Server {
     /// Where its traffic goes.
     pub address: SocketAddr,
-    /// Where its `/ready` is.
+    /// Where its `/ready` is: Ebb's or Envoy's.
     pub health: SocketAddr,
 }
 
@@ -47,29 +47,9 @@ impl HaProxy {
     /// When it is not there or cannot be started.
     pub fn start(folder: &Path, servers: &[Server]) -> Result<Self> {
         let port = Port::reserve()?;
-        let socket = folder.join("lb.sock");
-        let mut lines: Vec<String> = servers
-            .iter()
-            .enumerate()
-            .map(|(index, server)| {
-                let (address, health) = (server.address, server.health.port());
-                let every = CHECK_EVERY.as_millis();
-                format!("  server s{index} {address} check port {health} inter {every}ms fall 1 rise 1")
-            })
-            .collect();
-        lines.push(String::new());
-        let configuration = format!(
-            "global\n  stats socket {socket} mode 600\n\
-             defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n  timeout check 1s\n\
-             frontend in\n  bind {address}\n  default_backend replicas\n\
-             backend replicas\n  balance roundrobin\n  option redispatch 1\n  retries 3\n  option httpchk\n  \
-             http-check send meth GET uri /ready ver HTTP/1.1 hdr Host lb\n{servers}",
-            socket = socket.display(),
-            address = port.address(),
-            servers = lines.join("\n"),
-        );
+        let socket = folder.join("haproxy.sock");
         let file = folder.join("haproxy.cfg");
-        fs::write(&file, configuration)?;
+        fs::write(&file, configuration(port.address(), &socket, servers))?;
         let process = Process::spawn(Spec {
             name: "haproxy".to_owned(),
             program: bins::haproxy()?,
@@ -91,24 +71,72 @@ impl HaProxy {
         self.port.address()
     }
 
-    /// Waits until so many servers are up.
+    /// Waits until so many servers are up, by its own word.
     ///
     /// # Errors
     /// When they are not in time, or HAProxy has ended.
     pub async fn wait_up(&mut self, count: usize) -> Result<()> {
         self.process.check_running()?;
-        wait::until(format!("{count} servers are up"), wait::PATIENCE, || async {
-            let mut stream = UnixStream::connect(&self.socket)
-                .await
-                .context("no stats socket")?;
-            stream.write_all(b"show stat\n").await?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await?;
-            let up = text
-                .lines()
-                .filter(|line| line.starts_with("replicas,s") && line.contains(",UP,"));
-            Ok(up.count() == count)
-        })
+        wait::until(
+            format!("HAProxy calls {count} servers up"),
+            wait::PATIENCE,
+            || async {
+                let up = self
+                    .stats()
+                    .await?
+                    .into_iter()
+                    .filter(|(_, status)| status == "UP");
+                Ok(up.count() == count)
+            },
+        )
         .await
     }
+
+    /// Every server with its status.
+    async fn stats(&self) -> Result<Vec<(String, String)>> {
+        let mut stream = UnixStream::connect(&self.socket)
+            .await
+            .context("no stats socket")?;
+        // Only servers (4) of any proxy (-1), as comma-separated values under a line of their names.
+        stream.write_all(b"show stat -1 4 -1\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        let mut lines = text
+            .trim_start_matches("# ")
+            .lines()
+            .filter(|line| !line.is_empty());
+        let names: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+        let column = |line: &str, name: &str| {
+            let place = names.iter().position(|candidate| *candidate == name);
+            place
+                .and_then(|place| line.split(',').nth(place))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Ok(lines
+            .map(|line| (column(line, "svname"), column(line, "status")))
+            .collect())
+    }
+}
+
+/// Without `retries` and `redispatch` a connection that a server refuses is the client's failure.
+fn configuration(address: SocketAddr, socket: &Path, servers: &[Server]) -> String {
+    let every = CHECK_EVERY.as_millis();
+    let servers = servers.iter().enumerate().map(|(number, server)| {
+        let Server { address, health } = server;
+        format!(
+            "  server s{number} {address} check addr {} port {} inter {every}ms fall 1 rise 1\n",
+            health.ip(),
+            health.port()
+        )
+    });
+    format!(
+        "global\n  stats socket {socket} mode 600\n\
+         defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n  timeout check 1s\n\
+         frontend in\n  bind {address}\n  default_backend replicas\n\
+         backend replicas\n  balance roundrobin\n  retries 0\n  option httpchk\n  \
+         http-check send meth GET uri /ready ver HTTP/1.1 hdr Host lb\n{servers}",
+        socket = socket.display(),
+        servers = servers.collect::<String>(),
+    )
 }

@@ -86,6 +86,7 @@ struct Shared {
     told_to_leave: AtomicU64,
     failures: Mutex<BTreeMap<Failure, u64>>,
     last_end: Mutex<Option<Instant>>,
+    longest: Mutex<Duration>,
 }
 
 impl Load {
@@ -123,6 +124,12 @@ impl Load {
             .last_end
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the longest request took that has ended since this was asked last, well or badly.
+    #[must_use]
+    pub fn take_longest(&self) -> Duration {
+        std::mem::take(&mut *self.shared.longest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until `count` further requests have ended.
@@ -172,9 +179,13 @@ impl Shared {
         connection.filter(|_| !told)
     }
 
-    fn ended(&self, result: &Result<Response, Failure>) {
+    fn ended(&self, began: Instant, result: &Result<Response, Failure>) {
         self.requests.fetch_add(1, Ordering::SeqCst);
-        *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let now = Instant::now();
+        *self.last_end.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = longest.max(now - began);
+        drop(longest);
         let failure = match result {
             Ok(response) if response.status.is_server_error() => Failure::ServerError,
             Ok(_) => return,
@@ -232,8 +243,9 @@ async fn client(plan: Plan, offset: Duration, shared: Arc<Shared>, mut stopped: 
         }
         // A GOAWAY may have come since the last response.
         let kept = shared.keep(current.take(), None);
+        let began = Instant::now();
         let (result, connection) = request(kept, &plan, &shared).await;
-        shared.ended(&result);
+        shared.ended(began, &result);
         if let Ok(response) = &result {
             current = shared.keep(connection, Some(response));
         }

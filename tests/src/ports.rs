@@ -2,7 +2,10 @@
 
 use std::{
     fs::{self, File},
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +19,7 @@ const ATTEMPTS: usize = 200;
 #[derive(Debug)]
 pub struct Port {
     number: u16,
+    path: PathBuf,
     _lock: File,
 }
 
@@ -26,19 +30,28 @@ impl Port {
     /// When the lock folder cannot be written, or no free port is found.
     pub fn reserve() -> Result<Self> {
         let folder = std::env::temp_dir().join("ebb-e2e-ports");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         for _ in 0..ATTEMPTS {
+            // Whoever gives the last port back removes the folder.
+            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
             let number = fastrand::u16(RANGE);
             let path = folder.join(number.to_string());
-            let lock = File::options()
+            let lock = match File::options()
                 .create(true)
                 .write(true)
                 .truncate(false)
                 .open(&path)
-                .with_context(|| format!("cannot open {}", path.display()))?;
+            {
+                Ok(lock) => lock,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
+            };
             let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if locked && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self { number, _lock: lock });
+            if locked && is_still(&path, &lock) && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
+                return Ok(Self {
+                    number,
+                    path,
+                    _lock: lock,
+                });
             }
         }
         bail!("found no free loopback port in {RANGE:?} after {ATTEMPTS} attempts")
@@ -49,4 +62,20 @@ impl Port {
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
     }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        // Under the lock: nobody else has locked a file of this name. Others may have removed theirs meanwhile, or the folder.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.path.parent().map(fs::remove_dir);
+    }
+}
+
+/// Whether the path still names this file: it may have been removed before it was locked.
+fn is_still(path: &Path, file: &File) -> bool {
+    let (Ok(named), Ok(locked)) = (fs::metadata(path), file.metadata()) else {
+        return false;
+    };
+    named.ino() == locked.ino()
 }

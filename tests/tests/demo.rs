@@ -118,7 +118,7 @@ fn files_in(folder: &Path) -> Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn it_drains_without_a_failed_request_and_reports() -> Result<()> {
+async fn it_drains_and_stops_without_a_failed_request_and_reports() -> Result<()> {
     let mut demo = Demo::start()?;
     demo.read_until(None).await?;
     assert_eq!(demo.exit().await?, Some(0));
@@ -131,6 +131,12 @@ async fn it_drains_without_a_failed_request_and_reports() -> Result<()> {
         "from the end of the last response",
         "`ebb drain --wait` returned, exit code 0",
         "internal  untouched",
+        "$ kill -TERM",
+        "router           exited with code 0",
+        "policy-engine    sent SIGTERM",
+        "s for router to exit",
+        "s for policy-engine to exit",
+        "gateway   stopped after",
         "OK: 0 of ",
     ] {
         assert!(said.contains(part), "no `{part}` in the report");
@@ -164,10 +170,18 @@ async fn sigterm_while_it_drains_leaves_nothing_behind() -> Result<()> {
 }
 
 #[tokio::test]
+async fn sigterm_while_the_gateway_stops_leaves_nothing_behind() -> Result<()> {
+    interrupted("$ kill -TERM", Signal::TERM, 143).await
+}
+
+#[tokio::test]
 async fn killing_it_leaves_no_process_behind() -> Result<()> {
-    let mut demo = Demo::start()?;
-    demo.read_until(Some("$ ebb drain")).await?;
-    demo.signal(Signal::KILL)?;
-    demo.exit().await?;
-    demo.no_process_is_left().await
+    for moment in ["$ ebb drain", "$ kill -TERM"] {
+        let mut demo = Demo::start()?;
+        demo.read_until(Some(moment)).await?;
+        demo.signal(Signal::KILL)?;
+        demo.exit().await?;
+        demo.no_process_is_left().await?;
+    }
+    Ok(())
 }

@@ -59,7 +59,7 @@ impl Inquiries {
             }
             let wanted = blockers
                 .iter()
-                .filter(|blocker| inquiry.scope.has_listener(&blocker.listener));
+                .filter(|blocker| inquiry.scope.has_blocker(blocker));
             inquiry.found.extend(wanted.map(|blocker| v1::NodeBlocker {
                 node: node.to_string(),
                 blocker: Some(blocker.clone()),

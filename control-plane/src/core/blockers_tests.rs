@@ -91,6 +91,21 @@ fn a_drains_blockers_are_those_in_its_scope() {
 }
 
 #[test]
+fn a_drain_towards_an_upstream_is_held_up_by_what_goes_there_or_may() {
+    let scope = Scope {
+        upstreams: vec!["10.0.0.1:80".to_owned()],
+        ..Scope::default()
+    };
+    let towards = |upstream: &str| v1::Blocker {
+        upstream: upstream.to_owned(),
+        ..blocker(&("ingress", 1, "a"))
+    };
+    let held_up = ["10.0.0.1:80", "", "10.0.0.2:80"].map(|upstream| scope.has_blocker(&towards(upstream)));
+    assert_eq!(held_up, [true, true, false]);
+    assert!(Scope::default().has_blocker(&towards("10.0.0.2:80")));
+}
+
+#[test]
 fn who_does_not_answer_is_left_out() {
     let mut world = two_workers();
     let (ask, _) = world.ask(None, 10);

@@ -32,8 +32,11 @@ pub struct Ended {
 
 impl Ended {
     /// How many requests have ended on a listener, and how many responses were told to close their connection:
-    /// `before` and `now`.
+    /// `before` and `now`. Attempts that have no endpoint yet do not end: they go on under its name.
     pub fn add(&mut self, node: &Arc<str>, listener: &str, before: (u64, u64), now: (u64, u64)) {
+        if listener.is_empty() {
+            return;
+        }
         let requests = now.0.saturating_sub(before.0);
         self.requests = self.requests.saturating_add(requests);
         self.told = self.told.saturating_add(now.1.saturating_sub(before.1));

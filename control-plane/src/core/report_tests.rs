@@ -1,4 +1,5 @@
 use super::*;
+use crate::core::report::Ended;
 
 fn millis(wire: Option<prost_types::Duration>) -> i64 {
     let wire = wire.unwrap();
@@ -170,6 +171,16 @@ fn a_resumed_drain_goes_on_with_the_report_that_it_had() {
     );
     let times: Vec<i64> = report.timeline.iter().map(|sample| millis(sample.at)).collect();
     assert!(times.is_sorted(), "{times:?}");
+}
+
+#[test]
+fn an_attempt_that_finds_its_endpoint_has_not_ended() {
+    let mut ended = Ended::default();
+    let node: std::sync::Arc<str> = "a".into();
+    ended.add(&node, "", (0, 0), (1, 0));
+    assert_eq!(ended, Ended::default());
+    ended.add(&node, "10.0.0.1:80", (0, 0), (1, 0));
+    assert_ne!(ended, Ended::default());
 }
 
 #[test]

@@ -60,6 +60,12 @@ impl Scope {
         self.listeners.is_empty() || self.listeners.iter().any(|name| name == listener)
     }
 
+    /// Whether it covers a request on a node that it covers. One whose endpoint is not known yet may go to any.
+    pub fn has_blocker(&self, blocker: &v1::Blocker) -> bool {
+        let is_there = blocker.upstream.is_empty() || self.upstreams.contains(&blocker.upstream);
+        self.has_listener(&blocker.listener) && (self.upstreams.is_empty() || is_there)
+    }
+
     /// Whether it covers anything of this reporter. One that has not yet said what it has may have anything.
     pub fn has(&self, reporter: &Reporter) -> bool {
         self.has_node(&reporter.node)

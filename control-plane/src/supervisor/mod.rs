@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `plan`, `machine` | the pure core: who may start or stop when |
 //! | `driver`, `handle`, `tell` | the task that drives it, and what others see of it |
-//! | `process`, `attach` | processes that Ebb starts, and those that it does not |
+//! | `process`, `spawner`, `attach` | processes that Ebb starts, and those that it does not |
 //! | `probe`, `http`, `admin` | readiness checks and Envoy's admin endpoint |
 //! | `drains`, `evidence` | the drains of a shutdown, and waiting for traffic to end |
 //! | `health` | `/ready` and `/live` over HTTP |
@@ -28,6 +28,7 @@ pub mod probe;
 pub mod process;
 mod run;
 pub mod signals;
+mod spawner;
 pub mod tell;
 
 pub use driver::Supervisor;

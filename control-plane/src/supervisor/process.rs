@@ -28,7 +28,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::machine::ExitStatus;
+use super::{machine::ExitStatus, spawner::Spawner};
 use crate::config::Command;
 
 /// How often a group whose first process has exited is looked at besides every SIGCHLD: the last of it may be reaped by
@@ -71,17 +71,23 @@ pub struct SpawnError {
 
 /// All children of this process. There must be one only: it reaps whatever is a child, also what it did not start.
 #[derive(Clone, Debug)]
-pub struct Children(Arc<Mutex<HashMap<i32, watch::Sender<Life>>>>);
+pub struct Children {
+    lives: Arc<Mutex<HashMap<i32, watch::Sender<Life>>>>,
+    spawner: Spawner,
+}
 
 impl Children {
     /// Becomes the reaper of every descendant and begins to reap.
     ///
     /// # Errors
-    /// The system refuses; no known one does.
+    /// The system refuses that, or a thread.
     pub fn new() -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
         let mut exits = signal(SignalKind::child())?;
-        let children = Self(Arc::default());
+        let children = Self {
+            lives: Arc::default(),
+            spawner: Spawner::new()?,
+        };
         let reaper = children.clone();
         tokio::spawn(async move {
             loop {
@@ -107,10 +113,13 @@ impl Children {
     /// # Errors
     /// [`SpawnError`].
     pub fn spawn(&self, command: &Command) -> Result<Child, SpawnError> {
-        let mut prepared = prepare(command);
+        let prepared = prepare(command);
         // It must be known before it can be reaped.
         let mut children = self.lock();
-        let mut child = prepared.spawn().map_err(|error| explain(command, &error))?;
+        let mut child = self
+            .spawner
+            .spawn(prepared)
+            .map_err(|error| explain(command, &error))?;
         let pid = child.id();
         let (sender, life) = watch::channel(Life::Alive);
         children.insert(pid.cast_signed(), sender);
@@ -186,7 +195,7 @@ impl Children {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, watch::Sender<Life>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

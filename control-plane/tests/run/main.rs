@@ -8,6 +8,7 @@
 )]
 
 mod attach;
+mod example;
 mod group;
 mod health;
 mod keep;

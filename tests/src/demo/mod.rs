@@ -7,6 +7,8 @@ mod clients;
 mod drain;
 mod report;
 mod screen;
+mod shutdown;
+mod timeline;
 mod view;
 
 use std::process::ExitCode;
@@ -14,13 +16,13 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{report::Report, screen::Screen};
+use self::screen::Screen;
 
 /// How to show it.
 #[derive(Clone, Copy, Debug, clap::Parser)]
 #[command(
     name = "demo",
-    about = "Drains one listener of a real Envoy under load, and reports"
+    about = "Drains a listener of a real Envoy, and stops a gateway, both under load, and reports"
 )]
 pub struct Options {
     /// Show it in a few seconds and with little load, as the tests do
@@ -68,16 +70,17 @@ pub async fn run(options: Options) -> Result<Ending> {
 }
 
 async fn play(options: Options, screen: &mut Screen) -> Result<Ending> {
-    let reports = [drain::perform(&drain::Scale::new(options.quick), screen).await?];
-    let faults: Vec<String> = reports.iter().flat_map(Report::faults).collect();
+    let drained = drain::perform(&drain::Scale::new(options.quick), screen).await?;
+    let stopped = shutdown::perform(&shutdown::Scale::new(options.quick), screen).await?;
+    let mut faults = drained.faults();
+    faults.extend(stopped.faults());
     for fault in &faults {
         screen.say(&format!("FAILED: {fault}"))?;
     }
     if !faults.is_empty() {
         return Ok(Ending::Badly);
     }
-    let requests = reports.iter().map(Report::requests).sum();
-    let requests = report::number(requests);
+    let requests = report::number(drained.requests() + stopped.requests());
     screen.say(&format!("OK: 0 of {requests} requests failed."))?;
     Ok(Ending::Well)
 }

@@ -1,297 +1,406 @@
-//! A gateway of three processes under `ebb run`: a real Envoy that asks a policy engine for every request, which asks an
-//! executor.
+//! A gateway of three processes under `ebb run`: a real Envoy that asks a policy engine about every request, which asks a
+//! Python executor.
 
-mod files;
+pub mod journal;
+pub mod plain;
+pub mod setup;
+pub mod witness;
 
 use std::{
-    fs,
-    net::SocketAddr,
+    collections::HashMap,
+    ffi::OsString,
     path::{Path, PathBuf},
     process::ExitStatus,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use ebb_proto::v1::{
+    self, ProcessState, ShutdownEvent, ShutdownRequest, process_service_client::ProcessServiceClient,
+};
 use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use tonic::transport::Channel;
 
+use self::{
+    journal::Entry,
+    setup::{NODE, Setup, WORKERS},
+};
 use crate::{
-    bins::{self, EnvoyVersion},
-    cli,
+    api::Client,
+    bins,
     client::http1,
-    ports::Port,
-    process::{Process, Spec},
+    process::{Process, Spec, describe},
     wait,
+    world::wait_attached,
 };
 
 /// Envoy compiles the module at its start, which takes seconds on a busy machine.
 const START_BOUND: Duration = Duration::from_secs(60);
+/// The bound of a stop, which is far below: it is judged elsewhere.
+const STOP_BOUND: Duration = Duration::from_secs(60);
+/// How long killed processes may take to disappear, after which there is nothing else to try.
+const CLEAN_UP: Duration = Duration::from_secs(5);
 
-/// How to start a gateway.
-#[derive(Clone, Debug)]
-pub struct GatewayOptions {
-    /// Which Envoy.
-    pub version: EnvoyVersion,
-    /// `[drain]` and `[shutdown]`, as TOML.
-    pub policy: String,
-    /// What the router's `drain` names as its admin endpoint; none = no such key.
-    pub admin: Option<PathBuf>,
-    /// Whether the router depends on the policy engine; if not, only the policy engine's gate holds it.
-    pub chained: bool,
-    /// How long the executor takes for a request, in milliseconds.
-    pub executor_takes: u64,
-    /// The program of the links: a test has it as `CARGO_BIN_EXE_ebb-link`.
-    pub link: PathBuf,
-}
-
-impl GatewayOptions {
-    /// The usual ones, in `folder`.
-    #[must_use]
-    pub fn new(folder: &Path, link: &str) -> Self {
-        Self {
-            version: EnvoyVersion::V1_40,
-            policy: "[drain]\ntimeout = \"15s\"\n".to_owned(),
-            admin: Some(folder.join("admin.sock")),
-            chained: true,
-            executor_takes: 0,
-            link: PathBuf::from(link),
-        }
-    }
-}
-
-/// A gateway. Its ports stay its own over restarts. Dropping it kills all of its processes.
+/// A gateway that was started. Dropping it kills all of its processes.
 #[derive(Debug)]
 pub struct Gateway {
-    folder: PathBuf,
-    options: GatewayOptions,
-    ingress: Port,
-    health: Port,
-    policy: Port,
-    executor: Port,
-    running: Option<Process>,
+    setup: Setup,
+    ebb: Option<Process>,
+    /// The pid of `ebb run`, also where the process is a wrapper around it.
+    pid: Option<Pid>,
 }
 
 impl Gateway {
-    /// Writes its configuration into `folder`, and starts nothing.
+    /// Starts it and waits until it serves.
     ///
     /// # Errors
-    /// When there are no free ports, or the configuration cannot be written.
-    pub fn new(folder: &Path, upstream: SocketAddr, options: GatewayOptions) -> Result<Self> {
-        let gateway = Self {
-            folder: folder.to_owned(),
-            options,
-            ingress: Port::reserve()?,
-            health: Port::reserve()?,
-            policy: Port::reserve()?,
-            executor: Port::reserve()?,
-            running: None,
-        };
-        gateway.write_envoy(upstream)?;
-        fs::write(folder.join("ebb.toml"), gateway.configuration()?)?;
+    /// When it ends, or does not serve in time.
+    pub async fn start(setup: Setup) -> Result<Self> {
+        let mut gateway = Self::spawn(setup)?;
+        gateway.serves().await?;
         Ok(gateway)
     }
 
-    /// Starts it, and waits until `/ready` says so and every VM of Envoy is attached.
+    /// Starts `ebb run`, and does not wait.
     ///
     /// # Errors
-    /// When it ends, or is not ready in time.
-    pub async fn start(&mut self) -> Result<()> {
-        self.start_until(StatusCode::OK).await
+    /// When it cannot be started.
+    pub fn spawn(setup: Setup) -> Result<Self> {
+        setup.write()?;
+        let mut gateway = Self {
+            setup,
+            ebb: None,
+            pid: None,
+        };
+        gateway.respawn()?;
+        Ok(gateway)
     }
 
-    /// Starts it in a state in which it is attached but not ready: a drain holds.
+    /// As [`Gateway::spawn`], as PID 1 of a pid namespace of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started, for example because the system allows no namespaces.
+    pub async fn spawn_as_pid_1(setup: Setup) -> Result<Self> {
+        setup.write()?;
+        let mut gateway = Self {
+            setup,
+            ebb: None,
+            pid: None,
+        };
+        let arguments = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+        let mut arguments: Vec<OsString> = arguments.map(OsString::from).into();
+        arguments.push(bins::ebb()?.into());
+        gateway.spawn_program("unshare".into(), arguments)?;
+        let unshare = gateway.process()?.pid().context("unshare has ended")?;
+        let what = "unshare has started ebb";
+        gateway.pid = Some(
+            wait::eventually(what, wait::PATIENCE, || async {
+                let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"))?;
+                let child = children
+                    .split_whitespace()
+                    .next()
+                    .and_then(|pid| pid.parse().ok());
+                Ok(child.and_then(Pid::from_raw))
+            })
+            .await?,
+        );
+        Ok(gateway)
+    }
+
+    /// Starts it once more, after it has stopped.
     ///
     /// # Errors
     /// As [`Gateway::start`].
-    pub async fn start_unready(&mut self) -> Result<()> {
-        self.start_until(StatusCode::SERVICE_UNAVAILABLE).await
+    pub async fn restart(&mut self) -> Result<()> {
+        self.respawn()?;
+        self.serves().await
     }
 
-    async fn start_until(&mut self, wanted: StatusCode) -> Result<()> {
-        self.running = Some(Process::spawn(Spec {
+    /// As [`Gateway::restart`], not waiting until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn respawn(&mut self) -> Result<()> {
+        ensure!(self.ebb.is_none(), "it has not stopped");
+        self.spawn_program(bins::ebb()?, Vec::new())?;
+        let pid = self.process()?.pid().and_then(|pid| i32::try_from(pid).ok());
+        self.pid = pid.and_then(Pid::from_raw);
+        Ok(())
+    }
+
+    fn spawn_program(&mut self, program: PathBuf, mut args: Vec<OsString>) -> Result<()> {
+        args.extend([
+            "run".into(),
+            "--config".into(),
+            self.setup.configuration_file().into(),
+        ]);
+        self.ebb = Some(Process::spawn(Spec {
             name: "ebb run".to_owned(),
-            program: bins::ebb()?,
-            args: ["run", "--config"]
-                .map(Into::into)
-                .into_iter()
-                .chain([self.folder.join("ebb.toml").into()])
-                .collect(),
-            env: Vec::new(),
-            log: self.folder.join("ebb.log"),
-            show_log: true,
+            program,
+            args,
+            env: vec![
+                (witness::GATEWAY.into(), self.setup.folder().into()),
+                ("EBB_LOG".into(), "info".into()),
+            ],
+            log: self.setup.folder().join("ebb.log"),
+            show_log: self.setup.show_log,
         })?);
-        let deadline = tokio::time::Instant::now() + START_BOUND;
+        Ok(())
+    }
+
+    /// Waits until `/ready` says so and every VM of Envoy is attached.
+    ///
+    /// # Errors
+    /// When it ends, or does not in time.
+    pub async fn serves(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_BOUND;
         loop {
             self.process()?.check_running()?;
-            if self.ready().await? == Some(wanted) && self.attached() {
-                return Ok(());
+            let answer = self.ready().await;
+            if matches!(answer, Ok((StatusCode::OK, _))) {
+                break;
             }
-            anyhow::ensure!(
-                tokio::time::Instant::now() < deadline,
-                "waited {START_BOUND:?} in vain: ready"
+            ensure!(
+                Instant::now() < deadline,
+                "waited {START_BOUND:?} in vain: the gateway is ready: {answer:?}"
             );
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.attached().await
     }
 
-    /// Where clients connect.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.ingress.address()
-    }
-
-    /// Where `/ready` and `/live` are.
-    #[must_use]
-    pub fn health(&self) -> SocketAddr {
-        self.health.address()
-    }
-
-    /// The status of `/ready`; none while nobody listens there.
+    /// Waits until every VM of Envoy is attached.
     ///
     /// # Errors
-    /// When what listens there speaks no HTTP.
-    pub async fn ready(&self) -> Result<Option<StatusCode>> {
-        let Ok(mut connection) = http1::Connection::open(self.health()).await else {
-            return Ok(None);
-        };
-        Ok(connection
+    /// When they are not in time.
+    pub async fn attached(&self) -> Result<()> {
+        let client = wait::eventually("the control plane answers", START_BOUND, || async {
+            Ok(Some(self.client().await?))
+        });
+        let attaching = wait_attached(&mut client.await?, NODE, WORKERS).await;
+        attaching.map(drop)
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// What `/ready` answers.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub async fn ready(&self) -> Result<(StatusCode, String)> {
+        let response = http1::Connection::open(self.setup.health())
+            .await?
             .get("/ready")
-            .await
-            .ok()
-            .map(|response| response.status))
+            .await?;
+        Ok((
+            response.status,
+            String::from_utf8_lossy(&response.body).trim_end().to_owned(),
+        ))
     }
 
-    /// The control plane's socket.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join("ebb.sock")
-    }
-
-    /// What the links wrote, line by line.
+    /// A client of its control plane.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn journal(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(self.folder.join("journal")).context("no journal")?;
-        Ok(text.lines().map(str::to_owned).collect())
+    /// When it cannot be reached.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(&self.setup.socket()).await
     }
 
-    /// What `ebb run` and its processes logged, over restarts.
-    #[must_use]
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.folder.join("ebb.log")).unwrap_or_default()).into_owned()
+    /// Its processes, as the control plane shows them.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn processes(&self) -> Result<Vec<v1::Process>> {
+        Ok(self.client().await?.processes().await?)
     }
 
-    /// Sends a signal to `ebb run`.
+    /// Waits until the control plane shows a process in a state, and returns all processes as they are then.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn in_state(&self, name: &str, state: ProcessState) -> Result<Vec<v1::Process>> {
+        let what = format!("{name} is {}", state.as_str_name());
+        wait::eventually(what, wait::PATIENCE, || async {
+            let processes = self.processes().await?;
+            let reached = processes
+                .iter()
+                .any(|one| one.name == name && one.state() == state);
+            Ok(reached.then_some(processes))
+        })
+        .await
+    }
+
+    /// Follows the shutdown that has begun to its end: all that has happened in it and will.
+    ///
+    /// # Errors
+    /// When it is not told to its end.
+    pub async fn follow_shutdown(&self) -> Result<Vec<ShutdownEvent>> {
+        // The call would begin it as well: a signal takes a moment to arrive.
+        wait::until("the shutdown has begun", wait::PATIENCE, || async {
+            let (_, why) = self.ready().await?;
+            Ok(why.starts_with("shutting down"))
+        })
+        .await?;
+        let mut stream = self
+            .process_service()
+            .await?
+            .shutdown(ShutdownRequest {})
+            .await?
+            .into_inner();
+        let following = async {
+            let mut events = Vec::new();
+            loop {
+                let message = stream
+                    .message()
+                    .await?
+                    .context("the shutdown was not told to its end")?;
+                match message.event {
+                    Some(event) => events.push(event),
+                    None => return anyhow::Ok(events),
+                }
+            }
+        };
+        wait::within("the shutdown ends", STOP_BOUND, following).await?
+    }
+
+    async fn process_service(&self) -> Result<ProcessServiceClient<Channel>> {
+        Ok(ProcessServiceClient::new(self.client().await?.channel()))
+    }
+
+    /// Sends a signal to `ebb run`, and to it alone.
     ///
     /// # Errors
     /// When it has ended.
-    pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.process()?.signal(signal)
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.pid.context("it does not run")?, signal).context("ebb run has ended")
     }
 
     /// Waits for the end of `ebb run`.
     ///
     /// # Errors
-    /// When it does not end in time.
-    pub async fn exit(&mut self) -> Result<ExitStatus> {
-        let mut process = self.running.take().context("it does not run")?;
-        process.exit(START_BOUND).await
+    /// When it does not end.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let status = self.process()?.exit(STOP_BOUND).await?;
+        self.ebb = None;
+        self.pid = None;
+        Ok(status)
     }
 
-    /// SIGTERM, and how long it took until everything had stopped.
+    /// SIGTERM, and everything until `ebb run` had ended, well and with nothing left.
     ///
     /// # Errors
-    /// When it does not end, or not with exit code 0.
-    pub async fn stop(&mut self) -> Result<Duration> {
-        let began = std::time::Instant::now();
+    /// When it does not.
+    pub async fn stop(&mut self) -> Result<Stop> {
+        let began = Instant::now();
         self.signal(Signal::TERM)?;
-        let status = self.exit().await?;
-        anyhow::ensure!(status.success(), "ebb run ended with {status}");
-        Ok(began.elapsed())
+        let events = self.follow_shutdown().await?;
+        let status = self.ended().await?;
+        let took = began.elapsed();
+        ensure!(status.success(), "ebb run ended with {}", describe(status));
+        self.nothing_is_left()?;
+        Ok(Stop { took, events })
     }
 
-    /// The pid of one of its processes.
+    /// Whether no process of it is alive any more.
     ///
     /// # Errors
-    /// When the control plane does not answer, or it is not alive.
-    pub async fn pid_of(&self, name: &str) -> Result<u64> {
-        let output = cli::start(&self.socket(), &["status", "-o", "json"])?
-            .output()
-            .await?;
-        let status: Value = serde_json::from_str(&output.stdout).context("no status")?;
-        let processes = status.get("processes").and_then(Value::as_array);
-        let named = processes
-            .into_iter()
-            .flatten()
-            .find(|process| process.get("name") == Some(&json!(name)));
-        let pid = named
-            .and_then(|process| process.get("pid"))
-            .and_then(Value::as_u64);
-        pid.with_context(|| format!("{name} has no pid"))
-    }
-
-    /// SIGKILL to `ebb run` and all of its processes at once.
-    ///
-    /// # Errors
-    /// When they cannot be found.
-    pub async fn kill_all(&mut self) -> Result<()> {
-        let mut pids = Vec::new();
-        for name in ["router", "policy-engine", "executor"] {
-            pids.extend(self.pid_of(name).await.ok());
-        }
-        self.signal(Signal::KILL)?;
-        self.exit().await?;
-        for pid in pids {
-            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                // It may have ended by itself meanwhile.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-        }
+    /// When there is one: which.
+    pub fn nothing_is_left(&self) -> Result<()> {
+        let left = witness::all(self.setup.folder());
+        ensure!(left.is_empty(), "left behind: {left:?}");
         Ok(())
     }
 
-    fn process(&mut self) -> Result<&mut Process> {
-        self.running.as_mut().context("it does not run")
+    /// SIGKILL to all of it at once.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub async fn kill(&mut self) -> Result<()> {
+        let gone = wait::until("everything of the gateway is gone", wait::PATIENCE, || async {
+            witness::kill_all(self.setup.folder());
+            Ok(witness::all(self.setup.folder()).is_empty())
+        });
+        gone.await?;
+        self.ended().await?;
+        Ok(())
     }
 
-    /// Both VMs that see traffic and the one of the main thread, of this start.
-    fn attached(&self) -> bool {
-        let log = self.log();
-        let last = log
-            .rfind("version=")
-            .and_then(|at| log.get(at..))
-            .unwrap_or_default();
-        last.matches("filter attached").count() >= 3
+    /// What its small programs wrote down, over restarts.
+    ///
+    /// # Errors
+    /// When it is unreadable.
+    pub fn journal(&self) -> Result<Vec<Entry>> {
+        journal::read(&self.setup.journal())
     }
+
+    /// What `ebb run` logged and its processes printed, over restarts.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.setup.folder().join("ebb.log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until the log contains a text.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn logged(&self, text: &str) -> Result<()> {
+        let what = format!("{text:?} is in the log");
+        wait::until(what, wait::PATIENCE, || async { Ok(self.log().contains(text)) }).await
+    }
+
+    fn process(&mut self) -> Result<&mut Process> {
+        self.ebb.as_mut().context("it does not run")
+    }
+}
+
+/// A stop, as it was.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// From the signal to the end of `ebb run`.
+    pub took: Duration,
+    /// What happened meanwhile.
+    pub events: Vec<ShutdownEvent>,
+}
+
+impl Stop {
+    /// The time that the processes took to end once each was told to, which is up to them and to the machine.
+    #[must_use]
+    pub fn ends(&self) -> Duration {
+        let mut told = HashMap::new();
+        let mut sum = Duration::ZERO;
+        for event in &self.events {
+            let since = since(event);
+            if event.text.starts_with("sent SIG") {
+                told.insert(&event.process, since);
+            } else if let Some(told) = told.remove(&event.process) {
+                sum += since.saturating_sub(told);
+            }
+        }
+        sum
+    }
+}
+
+/// How long after the beginning of the shutdown something happened.
+#[must_use]
+pub fn since(event: &ShutdownEvent) -> Duration {
+    let since = event.since.and_then(|since| since.try_into().ok());
+    since.unwrap_or_default()
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        let Some(pid) = self.running.as_ref().and_then(Process::pid) else {
-            return;
-        };
-        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-            return;
-        };
-        // Three of them: `ebb run` kills its processes, which are in groups of their own, and ends.
-        for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
-            let _ = kill_process(pid, signal);
-            std::thread::sleep(Duration::from_millis(20));
+        self.ebb = None;
+        let folder: &Path = self.setup.folder();
+        let start = Instant::now();
+        while !witness::all(folder).is_empty() && start.elapsed() < CLEAN_UP {
+            witness::kill_all(folder);
+            std::thread::sleep(Duration::from_millis(5));
         }
-        // A zombie until the process is dropped; what matters is that it has had the time.
-        std::thread::sleep(Duration::from_millis(500));
     }
-}
-
-/// Waits for a line in the log that contains the text.
-///
-/// # Errors
-/// When it does not come in time.
-pub async fn logged(gateway: &Gateway, text: &str) -> Result<()> {
-    wait::until(format!("{text:?} in the log"), wait::PATIENCE, || async {
-        Ok(gateway.log().contains(text))
-    })
-    .await
 }

@@ -1,0 +1,9 @@
+//! The ordered shutdown of a real gateway: an Envoy that asks a policy engine about every request, which asks a Python
+//! executor; under `ebb run`, from the shipped `envoy-config/ebb.toml`.
+
+mod admin;
+mod order;
+mod pid1;
+mod rolling;
+mod signals;
+mod world;
