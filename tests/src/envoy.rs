@@ -221,8 +221,15 @@ impl Starting {
         let concurrency = options.concurrency.to_string();
         let mut args: Vec<OsString> = ["-c".into(), file.into()].into();
         args.extend(["--concurrency", &concurrency, "--disable-hot-restart"].map(OsString::from));
-        // Its start-up alone is a hundred lines; of interest are warnings and what the filter says.
-        args.extend(["--log-level", "warning", "--component-log-level", "wasm:info"].map(OsString::from));
+        // Its start-up alone is a hundred lines, and it warns of `fail_open` for every plugin and VM; of interest are
+        // other warnings and what the filter says.
+        let levels = [
+            "--log-level",
+            "warning",
+            "--component-log-level",
+            "wasm:info,misc:error",
+        ];
+        args.extend(levels.map(OsString::from));
         let process = Process::spawn(Spec {
             name: "envoy".to_owned(),
             program: bins::envoy(options.version)?,

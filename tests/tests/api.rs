@@ -314,7 +314,7 @@ async fn health_and_reflection_and_a_whole_drain_by_a_python_client_that_knows_o
     let seen: serde_json::Value = serde_json::from_str(&stdout).context("the Python client prints JSON")?;
     let expected = serde_json::json!({
         "health": "SERVING",
-        "services": ["ebb.v1.DrainService", "ebb.v1.FilterService", "ebb.v1.FleetService"],
+        "services": ["ebb.v1.DrainService", "ebb.v1.FilterService", "ebb.v1.FleetService", "ebb.v1.ProcessService"],
         "nodes": ["edge-1"],
         "phases": ["PHASE_DRAINING", "PHASE_CANCELLED"],
         "in_flight": 1,

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result};
 use ebb_e2e::{
-    api::{Client, drain_of},
+    api::{Client, drain_of, proto},
     bins,
     bootstrap::Bootstrap,
     client::{Failure, Response, http1, http2, websocket},
@@ -15,9 +15,13 @@ use ebb_e2e::{
     wait,
     world::World,
 };
-use ebb_proto::v1::{NodeBlocker, Phase, Policy, Protocol, StartDrainRequest};
+use ebb_proto::v1::{
+    FilterHello, FilterReport, NodeBlocker, Phase, Policy, Protocol, StartDrainRequest,
+    filter_service_client::FilterServiceClient,
+};
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, process::Command, task::JoinHandle};
+use tokio::{io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 /// What no answer may hold: it stands in the path, the query and the headers of the requests.
@@ -162,6 +166,45 @@ async fn what_holds_a_drain_up_is_listed_without_its_content() -> Result<()> {
     Ok(())
 }
 
+/// A filter that is attached, live, and answers nothing.
+fn mute() -> FilterReport {
+    let hello = FilterHello {
+        node_id: "edge-2".to_owned(),
+        process: 1,
+        epoch: 2,
+        version: "0.0.0".to_owned(),
+        report_interval: Some(proto(Duration::from_secs(60))),
+        drain_report_interval: Some(proto(Duration::from_secs(60))),
+        ..FilterHello::default()
+    };
+    FilterReport {
+        hello: Some(hello),
+        ..FilterReport::default()
+    }
+}
+
+#[tokio::test]
+async fn a_filter_that_does_not_answer_is_left_out() -> Result<()> {
+    let world = world().await?;
+    let mut client = world.client().await?;
+    let held = hold(&world, world.ingress()?).await?;
+    let mut filter = FilterServiceClient::new(client.channel());
+    let (reports, outgoing) = mpsc::channel(4);
+    reports.send(mute()).await?;
+    let mut commands = filter.attach(ReceiverStream::new(outgoing)).await?.into_inner();
+    wait::within("a first command comes", wait::PATIENCE, commands.message()).await??;
+
+    let found = wait::within("the others are listed", wait::PATIENCE, client.blockers("", 0)).await??;
+    let nodes: Vec<&str> = found.iter().map(|found| found.node.as_str()).collect();
+    assert_eq!(nodes, ["edge-1"]);
+    // It was asked: the command is the latest state, with the question.
+    let asked = wait::within("it is asked", wait::PATIENCE, commands.message()).await??;
+    assert_eq!(asked.context("a command")?.blockers, 10);
+    world.upstream.release_all();
+    assert_eq!(held.await??.status, 200);
+    Ok(())
+}
+
 /// Whether a text is well-formed XML, by another's judgement.
 async fn parses_as_xml(text: &str) -> Result<bool> {
     let mut command = Command::new(bins::python()?);
@@ -284,7 +327,7 @@ async fn the_report_of_a_drain_in_all_its_forms_and_over_a_restart() -> Result<(
         "finished        2 requests".to_owned(),
         "told to close   2 connections".to_owned(),
         "sooner than `sleep 15`".to_owned(),
-        "|draining".to_owned(),
+        "|quiet".to_owned(),
     ] {
         assert!(text.stdout.contains(&part), "{part} in {}", text.stdout);
     }
@@ -308,7 +351,7 @@ async fn a_drain_that_goes_on_after_a_restart_keeps_the_beginning_of_its_report(
     let mut client = world.client().await?;
     let held = hold(&world, world.ingress()?).await?;
     let policy = Policy {
-        timeout: Some(ebb_e2e::api::proto(wait::PATIENCE * 4)),
+        timeout: Some(proto(wait::PATIENCE * 4)),
         ..Policy::default()
     };
     let request = StartDrainRequest {

@@ -167,7 +167,11 @@ impl Core {
         else {
             return;
         };
-        let seen = drain.tally.observation();
+        let mut seen = drain.tally.observation();
+        // What was counted before it began says nothing of it: at first nobody has answered.
+        if drain.recorder.timeline.last().is_none() && !drain.machine.is_ended() {
+            (seen.in_flight, seen.unknown) = (0, drain.tally.members().count());
+        }
         let point = Point {
             at: drain.machine.elapsed(now.instant),
             in_flight: seen.in_flight,

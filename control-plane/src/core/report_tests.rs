@@ -84,6 +84,25 @@ fn a_report_tells_what_happened() {
 }
 
 #[test]
+fn what_was_counted_before_the_drain_is_not_in_its_report() {
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, &[("ingress", 90)]);
+    world.start("d", &["ingress"]).unwrap();
+    world.wait(5);
+    world.count(1, 3, 1000, 50);
+    let report = world.report_of("d");
+    let first = &report.timeline[0];
+    assert_eq!(
+        (millis(first.at), first.in_flight, first.unknown_reporters),
+        (0, 0, 1)
+    );
+    assert_eq!(
+        report.timeline.iter().map(|sample| sample.in_flight).max(),
+        Some(3)
+    );
+}
+
+#[test]
 fn a_report_of_a_running_drain_says_how_far_it_has_come() {
     let mut world = World::new();
     world.attach(1, "a", 5, 11, &[("ingress", 3)]);

@@ -44,11 +44,19 @@ struct Query {
 enum Reply {
     Nodes(oneshot::Sender<Vec<v1::Node>>),
     Blockers(oneshot::Sender<Option<Vec<v1::NodeBlocker>>>),
+    /// That the filters have done what the start of a drain asks of them.
+    Started(String, oneshot::Sender<Result<v1::Drain, StartError>>),
+    /// The same of its cancellation.
+    Cancelled(String, oneshot::Sender<Option<v1::Drain>>),
+    /// Whether a drain that was refused can be started after all.
+    Retry(Parked),
 }
 
 /// A drain of something that may yet come back.
 struct Parked {
     request: StartRequest,
+    /// Whether the filters have been asked on its account.
+    asked: bool,
     reply: oneshot::Sender<Result<v1::Drain, StartError>>,
 }
 
@@ -198,16 +206,19 @@ impl Task {
             Request::Start(request, reply) => self.start(
                 Parked {
                     request: *request,
+                    asked: false,
                     reply,
                 },
                 now,
             ),
-            Request::Cancel(id, reply) => {
-                if let Some(effects) = self.core.cancel(&id, now) {
+            Request::Cancel(id, reply) => match self.core.cancel(&id, now) {
+                Some(effects) if !effects.is_empty() => {
                     self.carry_out(effects, now);
+                    let asked = self.core.query(now);
+                    self.wait_for(asked, Reply::Cancelled(id, reply), now);
                 }
-                let _ = reply.send(self.core.drain(&id, now));
-            }
+                _ => drop(reply.send(self.core.drain(&id, now))),
+            },
             Request::Drain(id, reply) => {
                 let _ = reply.send(self.core.drain(&id, now));
             }
@@ -246,14 +257,30 @@ impl Task {
                 | StartError::UnknownNode { .. }
                 | StartError::UnknownListener { .. },
             ) if now.instant < self.parks_until => self.parked.push(wanted),
+            // Filters tell of upstream endpoints with their reports, of which the last may be seconds old.
+            Err(StartError::UnknownUpstream { .. }) if !wanted.asked => {
+                let asked = self.core.query(now);
+                self.wait_for(
+                    asked,
+                    Reply::Retry(Parked {
+                        asked: true,
+                        ..wanted
+                    }),
+                    now,
+                );
+            }
             Err(error) => {
                 let _ = wanted.reply.send(Err(error));
             }
-            Ok((id, effects)) => {
-                self.carry_out(effects, now);
+            Ok((id, effects)) if effects.is_empty() => {
                 let _ = wanted
                     .reply
                     .send(Ok(self.core.drain(&id, now).unwrap_or_default()));
+            }
+            Ok((id, effects)) => {
+                self.carry_out(effects, now);
+                let asked = self.core.query(now);
+                self.wait_for(asked, Reply::Started(id, wanted.reply), now);
             }
         }
     }
@@ -398,6 +425,8 @@ impl Task {
         }
     }
 
+    /// Answers somebody once every live reporter has answered, and so has done what it was told before; or after
+    /// [`ANSWER_WITHIN`].
     fn wait_for(&mut self, (ask, effects): (u64, Vec<Effect>), reply: Reply, now: Now) {
         let until = now.instant + ANSWER_WITHIN;
         self.queries.insert(ask, Query { reply, until });
@@ -408,6 +437,11 @@ impl Task {
         match self.queries.remove(&ask).map(|query| query.reply) {
             Some(Reply::Nodes(reply)) => drop(reply.send(self.core.nodes(Some(ask), now))),
             Some(Reply::Blockers(reply)) => drop(reply.send(Some(self.core.take_blockers(ask)))),
+            Some(Reply::Started(id, reply)) => {
+                let _ = reply.send(Ok(self.core.drain(&id, now).unwrap_or_default()));
+            }
+            Some(Reply::Cancelled(id, reply)) => drop(reply.send(self.core.drain(&id, now))),
+            Some(Reply::Retry(wanted)) => self.start(wanted, now),
             None => {}
         }
     }

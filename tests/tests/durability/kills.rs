@@ -159,7 +159,7 @@ async fn drive(socket: PathBuf, ledger: Ledger) {
                     pending = None;
                     ledger.started(drain);
                 })
-            } else if let Some(id) = ledger.any_to_cancel().filter(|_| fastrand::u8(0..6) == 0) {
+            } else if let Some(id) = ledger.any_to_cancel().filter(|_| fastrand::u8(0..3) == 0) {
                 ledger.set(&id, |known| known.cancel_asked = true);
                 let cancelled = client.cancel(&id).await;
                 cancelled.map(|_| ledger.set(&id, |known| known.cancelled = true))

@@ -1,6 +1,7 @@
 //! Attempts in flight per upstream endpoint: as a listener's plugin knows them, and as a cluster's does.
 #![allow(clippy::indexing_slicing)] // JSON values
 
+mod drain;
 mod printed;
 mod world;
 

@@ -52,13 +52,7 @@ impl World {
         };
         let mut bootstrap = options.bootstrap(&socket, a.address())?;
         bootstrap.configure_plugins("drain_report_interval", &json!("1h"))?;
-        if matches!(mode, Mode::Listeners | Mode::Both) {
-            bootstrap.configure_plugins("upstreams", &json!(true))?;
-        }
-        add_clusters(&mut bootstrap, b.address(), dead.address())?;
-        if matches!(mode, Mode::Clusters | Mode::Both) {
-            add_filters(&mut bootstrap);
-        }
+        count(&mut bootstrap, mode, b.address(), dead.address())?;
         let envoy = Envoy::start_as(&options, bootstrap, folder.path()).await?;
         vms.attach(options.concurrency).await?;
         Ok(Self {
@@ -92,6 +86,18 @@ impl World {
     pub(crate) async fn unassigned(&mut self) -> Result<u64> {
         Ok(self.vms.upstream("").await?.unwrap_or_default().0)
     }
+}
+
+/// Adds what `mode` says, and clusters and routes.
+pub(crate) fn count(bootstrap: &mut Bootstrap, mode: Mode, b: SocketAddr, dead: SocketAddr) -> Result<()> {
+    if matches!(mode, Mode::Listeners | Mode::Both) {
+        bootstrap.configure_plugins("upstreams", &json!(true))?;
+    }
+    add_clusters(bootstrap, b, dead)?;
+    if matches!(mode, Mode::Clusters | Mode::Both) {
+        add_filters(bootstrap);
+    }
+    Ok(())
 }
 
 /// Clusters `b` and `both`, and routes to them by the header `to`. All are tried again, also on 5xx.

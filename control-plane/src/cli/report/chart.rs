@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use ebb_proto::v1::Phase;
 
 use super::{
-    story::{FIXED_SLEEP, Story},
+    story::{FIXED_SLEEP, Point, Story},
     svg::{Anchor, Canvas, MARGIN, WIDTH, colour},
 };
 use crate::cli::{
@@ -116,9 +116,13 @@ fn axes(canvas: &mut Canvas, story: &Story, scale: &Scale) {
     canvas.line((LEFT, BOTTOM), (RIGHT, BOTTOM), "class=\"axis\"");
 }
 
+/// The curve begins with the first answer: before it nothing is known.
 fn curve(canvas: &mut Canvas, story: &Story, scale: &Scale) {
     let mut path = String::new();
-    for point in &story.points {
+    let heard = |point: &&Point| point.unknown == 0 || point.in_flight > 0;
+    let first = story.points.iter().find(heard).or(story.points.first());
+    let first = first.map_or(Duration::ZERO, |point| point.at);
+    for point in story.points.iter().filter(|point| point.at >= first) {
         let (x, y) = (scale.x(point.at), scale.y(point.in_flight));
         // Writing to a string does not fail.
         let _ = match path.is_empty() {
@@ -127,8 +131,7 @@ fn curve(canvas: &mut Canvas, story: &Story, scale: &Scale) {
         };
     }
     let _ = write!(path, "H{:.1}", scale.x(story.elapsed));
-    let first = story.points.first().map_or(LEFT, |point| scale.x(point.at));
-    let area = format!("{path}V{BOTTOM:.1}H{first:.1}Z");
+    let area = format!("{path}V{BOTTOM:.1}H{:.1}Z", scale.x(first));
     canvas.path(&area, "fill=\"#8fb3ec\" fill-opacity=\"0.7\"");
     canvas.path(
         &path,
