@@ -155,7 +155,7 @@ impl Fragment<'_> {
         });
         // On the same machine a refused connection costs nothing, and a restart is soon over.
         let reconnect = match self.control_plane {
-            Address::Unix(_) => ",\n              \"reconnect_max\": \"900ms\"",
+            Address::Unix(_) => ",\n              \"reconnect_max\": \"500ms\"",
             Address::Tcp { .. } => "",
         };
         format!(
@@ -343,7 +343,7 @@ mod tests {
         let expected = json!({
             "role": "upstream",
             "control_plane_cluster": CONTROL_PLANE_CLUSTER,
-            "reconnect_max": "900ms",
+            "reconnect_max": "500ms",
         });
         assert_eq!(role, expected);
     }
@@ -379,7 +379,7 @@ mod tests {
             &json!({ "pipe": { "path": "/run/ebb.sock" } })
         );
         assert_eq!(http2(&fragment), &json!({}));
-        assert_eq!(configuration(&fragment)["reconnect_max"], "900ms");
+        assert_eq!(configuration(&fragment)["reconnect_max"], "500ms");
     }
 
     #[test]

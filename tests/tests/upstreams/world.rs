@@ -168,7 +168,7 @@ fn add_filters(bootstrap: &mut Bootstrap) {
         config[key] = json!("ebb_upstream");
     }
     config["configuration"]["value"] = json!(
-        r#"{ "role": "upstream", "control_plane_cluster": "ebb_control_plane", "reconnect_max": "900ms",
+        r#"{ "role": "upstream", "control_plane_cluster": "ebb_control_plane", "reconnect_max": "500ms",
              "drain_report_interval": "1h" }"#
     );
     let codec = json!({
