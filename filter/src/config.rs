@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn every_interval_can_be_set() {
         let json = br#"{"listener":"l","control_plane_cluster":"cp","report_interval":"1m",
-            "drain_report_interval":"50ms","reconnect_min":"20ms","reconnect_max":"500ms"}"#;
+            "drain_report_interval":"50ms","reconnect_min":"20ms","reconnect_max":"900ms"}"#;
         let link = Config::parse(json).unwrap().link;
         assert_eq!(link.report_interval, Duration::from_secs(60));
         assert_eq!(link.drain_report_interval, Duration::from_millis(50));
