@@ -313,7 +313,15 @@ async fn serving_makes_no_hostcall(version: EnvoyVersion) -> Result<()> {
         assert_eq!(calls, 3, "{call} in {into:?}");
     }
     assert_eq!(into.len(), 12, "{into:?}");
-    assert_eq!(lines(&log, "[vm->host] "), Vec::<&str>::new());
+    let mut hostcalls = lines(&log, "[vm->host] ");
+    // What a tick does, which looks at the clock, reports and sets its next time.
+    let of_ticks = [
+        "clock_time_get",
+        "proxy_grpc_",
+        "proxy_set_tick_period_milliseconds",
+    ];
+    hostcalls.retain(|call| !of_ticks.iter().any(|of_tick| call.contains(of_tick)));
+    assert_eq!(hostcalls, Vec::<&str>::new());
     // That the log would tell.
     world.vms.ask(0).await?;
     assert!(!lines(&world.envoy.log(), "[vm->host] ").is_empty());
