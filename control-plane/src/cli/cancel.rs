@@ -4,7 +4,7 @@ use ebb_proto::v1::{CancelDrainRequest, Phase};
 
 use super::{
     client::Client,
-    common::{EndpointArgs, block_on},
+    common::{self, EndpointArgs, block_on},
     exit::{Exit, Failure},
     output::{self, one_line},
 };
@@ -40,13 +40,8 @@ impl TryFrom<Args> for Cancel {
     type Error = Failure;
 
     fn try_from(args: Args) -> Result<Self, Failure> {
-        if args.id.trim().is_empty() {
-            return Err(Failure::Usage(
-                "the drain's id is empty: `ebb status` lists the drains".to_owned(),
-            ));
-        }
         Ok(Self {
-            id: args.id,
+            id: common::drain_id(args.id)?,
             endpoint: args.endpoint.try_into()?,
         })
     }

@@ -139,6 +139,19 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     }
 }
 
+/// The id of a drain, as it was typed.
+///
+/// # Errors
+/// It is empty, as a variable of a script may be that was never set.
+pub(crate) fn drain_id(text: String) -> Result<String, Failure> {
+    if text.trim().is_empty() {
+        return Err(Failure::Usage(
+            "the drain's id is empty: `ebb status` lists the drains".to_owned(),
+        ));
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
