@@ -145,8 +145,10 @@ impl Timeline {
         if last.at < now {
             points.push(Point { at: now, ..*last });
         }
+        // Between the first point and now, as nothing is known before the first.
+        let first = self.points.first().map_or(now, |point| point.at);
         let missing = u32::try_from(FEWEST.saturating_sub(points.len())).unwrap_or_default();
-        let spread = (1..=missing).map(|i| now / (missing + 1) * i);
+        let spread = (1..=missing).map(|i| first + (now - first) / (missing + 1) * i);
         points.extend(spread.filter_map(|at| Some(Point { at, ..*self.at(at)? })));
         points.sort_by_key(|point| point.at);
         points.into_iter().map(Point::to_proto).collect()

@@ -113,6 +113,17 @@ fn a_drain_in_which_nothing_happens_still_has_ten_points() {
 }
 
 #[test]
+fn what_was_first_known_late_still_has_ten_points() {
+    let mut timeline = Timeline::default();
+    timeline.observe(point(8_000_000, 3, 0, v1::Phase::Draining));
+    for seconds in [8, 9, 100] {
+        let samples = timeline.samples(Duration::from_secs(seconds));
+        assert_eq!(samples.len(), FEWEST, "at {seconds} s");
+        assert_eq!(at(&samples[0]), Duration::from_secs(8));
+    }
+}
+
+#[test]
 fn a_peak_of_a_moment_is_kept_for_ever() {
     let mut timeline = Timeline::default();
     for tick in 0..100_000u64 {
