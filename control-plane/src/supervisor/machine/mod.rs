@@ -300,6 +300,8 @@ impl Step<'_> {
                 continue;
             }
             match state {
+                // A shutdown may have begun in this very step.
+                State::BackingOff { .. } if matches!(self.machine.phase, Phase::Stopping { .. }) => {}
                 State::BackingOff { .. } => self.spawn(id),
                 State::Announced { .. } => self.gate(id),
                 State::Draining { .. } => self.timed_out(id, Wait::Drain),

@@ -190,6 +190,35 @@ fn restarts_back_off_and_are_limited() {
 }
 
 #[test]
+fn a_restart_that_is_due_as_a_shutdown_begins_does_not_happen() {
+    let processes = vec![
+        Planned {
+            restart: Restart::OnFailure {
+                backoff: 100 * MS,
+                limit: None,
+            },
+            ..planned("a", &[])
+        },
+        planned("b", &[]),
+    ];
+    let dies = Behaviour {
+        dies: Some((20 * MS, 9)),
+        ..Behaviour::default()
+    };
+    let mut world = world(processes, vec![dies, Behaviour::default()]);
+    world.at(120 * MS, Event::Signal(Signal::SIGTERM));
+    world.run(50 * SECOND);
+    let spawns = world.log.iter().filter(|(_, seen)| {
+        matches!(
+            seen,
+            Seen::Effect(Effect::Process(ProcessId(0), _, ProcessEffect::Spawn))
+        )
+    });
+    assert_eq!(spawns.count(), 1);
+    assert!(world.finished.is_some());
+}
+
+#[test]
 fn restarts_are_forgotten_after_a_long_life_and_success_is_not_restarted() {
     let restart = Restart::OnFailure {
         backoff: MS,
