@@ -424,6 +424,39 @@ fn a_query_is_answered_by_the_last_live_reporter_to_answer_or_to_go() {
 }
 
 #[test]
+fn a_query_waits_for_those_who_were_asked_whoever_comes_in_between() {
+    let mut world = two_workers();
+    let (ask, effects) = world.core.query(world.now);
+    world.take(effects);
+    world.attach(3, "a", 1, 13, &[("ingress", 0)]);
+    for stream in [3, 1] {
+        let effects = world.report(stream, &[("ingress", 0)]);
+        assert!(!effects.contains(&Effect::Answered(ask)), "after {stream}");
+    }
+    // To say it twice is not to say it for two.
+    let effects = world.report(1, &[("ingress", 0)]);
+    assert!(!effects.contains(&Effect::Answered(ask)));
+    let effects = world.report(2, &[("ingress", 0)]);
+    assert!(effects.contains(&Effect::Answered(ask)));
+}
+
+#[test]
+fn a_refusal_names_as_many_as_fit_into_a_header() {
+    let mut world = World::new();
+    for n in 0..1000 {
+        let name = format!("{n:04}{}", "x".repeat(500));
+        world.attach(n + 1, &name, n + 1, n + 1, &[]);
+    }
+    let wrong = "\u{e4}".repeat(600);
+    let error = world
+        .start_with("d", "", &[&wrong], &[], PolicyOverrides::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.len() < 4096, "{} bytes", error.len());
+    assert!(error.ends_with(" and 980 more"), "{error}");
+}
+
+#[test]
 fn what_is_stored_comes_before_what_is_sent() {
     let mut world = two_workers();
     let request = StartRequest {

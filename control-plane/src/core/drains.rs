@@ -98,17 +98,36 @@ pub enum StartError {
 fn named(names: &[String], mut known: Vec<String>) -> Result<(), (String, Vec<String>)> {
     known.sort();
     known.dedup();
-    match names.iter().find(|name| !known.contains(name)) {
-        Some(name) => Err((name.clone(), known)),
+    match names.iter().find(|name| known.binary_search(name).is_err()) {
+        Some(name) => Err((shortened(name), known)),
         None => Ok(()),
     }
 }
 
+/// As many names as help: a refusal travels in a header, and clients refuse headers of more than 16 KiB.
+const LISTED: usize = 20;
+
+/// The longest name that is repeated in full, in characters.
+const LISTED_CHARACTERS: usize = 100;
+
 fn list(names: &[String]) -> String {
     if names.is_empty() {
-        "none".to_owned()
+        return "none".to_owned();
+    }
+    let shown: Vec<String> = names.iter().take(LISTED).map(|name| shortened(name)).collect();
+    let more = names.len().saturating_sub(LISTED);
+    let more = if more > 0 {
+        format!(" and {more} more")
     } else {
-        names.join(", ")
+        String::new()
+    };
+    shown.join(", ") + &more
+}
+
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(LISTED_CHARACTERS) {
+        Some((end, _)) => format!("{}...", name.get(..end).unwrap_or_default()),
+        None => name.to_owned(),
     }
 }
 

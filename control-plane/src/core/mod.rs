@@ -198,8 +198,8 @@ pub struct Core {
     generation: u64,
     /// The last ask put to anybody.
     ask: u64,
-    /// Asks that somebody outside waits for, with the number of answers missing.
-    queries: BTreeMap<u64, usize>,
+    /// Asks that somebody outside waits for, with those whose answers are missing.
+    queries: BTreeMap<u64, BTreeSet<Epoch>>,
     /// Asks for blockers.
     inquiries: Inquiries,
     /// When to look for reporters that are long gone.
@@ -254,14 +254,9 @@ impl Core {
             }
             Event::Reported { stream, mut report } => {
                 let blockers = std::mem::take(&mut report.blockers);
-                let before = self
-                    .fleet
-                    .epoch(stream)
-                    .and_then(|epoch| self.fleet.get(epoch))
-                    .map(|r| r.answered);
                 if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
-                    let answered = self.fleet.get(epoch).map(|reporter| reporter.answered);
-                    self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
+                    let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
+                    self.answered(epoch, answered, &mut out);
                     self.heard_blockers(epoch, &blockers, &mut out);
                     self.look_at(epoch, now, &mut out);
                     out.push(Effect::FleetChanged);
@@ -318,8 +313,7 @@ impl Core {
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
         out.extend(self.inquiries.lost(epoch).into_iter().map(Effect::Answered));
         if was_live {
-            let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
-            self.count_answer(answered, u64::MAX, out);
+            self.answered(epoch, u64::MAX, out);
         }
         self.look_at(epoch, now, out);
         out.push(Effect::FleetChanged);
@@ -359,7 +353,7 @@ impl Core {
     /// Asks everybody live for its counts. [`Effect::Answered`] follows, here or later.
     pub fn query(&mut self, now: Now) -> (u64, Vec<Effect>) {
         self.ask += 1;
-        let live: Vec<Epoch> = self
+        let live: BTreeSet<Epoch> = self
             .fleet
             .reporters()
             .filter(|(_, r)| r.is_live())
@@ -369,7 +363,7 @@ impl Core {
         if live.is_empty() {
             out.push(Effect::Answered(self.ask));
         } else {
-            self.queries.insert(self.ask, live.len());
+            self.queries.insert(self.ask, live.clone());
         }
         for epoch in live {
             self.send(epoch, now, &mut out);
@@ -377,19 +371,17 @@ impl Core {
         (self.ask, out)
     }
 
-    /// A reporter that had answered everything up to `before` has now answered everything up to `after`.
-    fn count_answer(&mut self, before: u64, after: u64, out: &mut Vec<Effect>) {
-        if before >= after {
-            return;
-        }
-        for (_, missing) in self.queries.range_mut(before + 1..=after) {
-            *missing = missing.saturating_sub(1);
+    /// A reporter has answered every ask up to `ask`, or will answer none of them any more. Who attached after an ask was
+    /// put is not among those that it waits for.
+    fn answered(&mut self, epoch: Epoch, ask: u64, out: &mut Vec<Effect>) {
+        for (_, missing) in self.queries.range_mut(..=ask) {
+            missing.remove(&epoch);
         }
         self.queries.retain(|ask, missing| {
-            if *missing == 0 {
+            if missing.is_empty() {
                 out.push(Effect::Answered(*ask));
             }
-            *missing > 0
+            !missing.is_empty()
         });
     }
 
