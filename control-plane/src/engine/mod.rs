@@ -241,6 +241,11 @@ impl Engine {
     pub async fn go_away(&self) {
         // Gone already is just what is wanted.
         let _ = self.send(Request::GoAway).await;
+        self.ended().await;
+    }
+
+    /// Waits until the task has ended, by [`Engine::go_away`] or by a fault of its own.
+    pub async fn ended(&self) {
         self.requests.closed().await;
     }
 

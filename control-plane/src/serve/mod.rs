@@ -165,14 +165,20 @@ impl Server {
         }
     }
 
-    /// A server that has ended by itself: why.
+    /// A server that has ended by itself: why. A listener may have, or the task that owns the state: nothing can be asked
+    /// or told without it, so whoever runs the server has to end as well.
     ///
     /// # Errors
     /// Always, but for a server that was stopped.
     pub async fn failed(&mut self) -> anyhow::Result<()> {
-        match self.servers.join_next().await {
-            Some(ended) => ended.context("a listener ended")?,
-            None => std::future::pending().await,
+        tokio::select! {
+            ended = self.servers.join_next() => match ended {
+                Some(ended) => ended.context("a listener ended")?,
+                None => std::future::pending().await,
+            },
+            () = self.engine.ended() => {
+                anyhow::bail!("the task that owns the drains has ended, which is a fault of Ebb's; start it again")
+            }
         }
     }
 
@@ -235,4 +241,28 @@ fn router(engine: &Engine, supervisor: Option<supervisor::Handle>) -> anyhow::Re
 /// What a call gets once the control plane is going away.
 fn gone(gone: crate::engine::Gone) -> tonic::Status {
     tonic::Status::unavailable(gone.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_whose_state_has_no_owner_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Server::start(ServeOptions {
+            listen: vec![Address::Unix(folder.path().join("ebb.sock"))],
+            insecure: false,
+            state: None,
+            policy: Policy::default(),
+            admins: Vec::new(),
+        })
+        .await
+        .unwrap();
+        let early = tokio::time::timeout(Duration::ZERO, server.failed()).await;
+        assert!(early.is_err(), "{early:?}");
+        server.engine().go_away().await;
+        let error = server.failed().await.unwrap_err();
+        assert!(error.to_string().contains("has ended"), "{error}");
+    }
 }
