@@ -80,17 +80,30 @@ fn checked(hello: Option<FilterHello>) -> Result<FilterHello, Status> {
     Ok(hello)
 }
 
+/// Whether every text in a report is one that can be kept and shown.
 fn check_names(report: &FilterReport) -> Result<(), Status> {
-    match report
-        .listeners
+    let too_long = |text: &str| text.len() > MAX_NAME;
+    let listeners = report.listeners.iter().map(|listener| &listener.name);
+    let upstreams = report.upstreams.iter().map(|upstream| &upstream.address);
+    let blockers = report
+        .blockers
         .iter()
-        .find(|listener| listener.name.is_empty() || listener.name.len() > MAX_NAME)
-    {
-        Some(_) => Err(Status::invalid_argument(format!(
-            "listeners.name: empty, or longer than {MAX_NAME} bytes"
-        ))),
-        None => Ok(()),
+        .flat_map(|blocker| [&blocker.listener, &blocker.route, &blocker.upstream]);
+    if listeners.clone().any(String::is_empty) {
+        return Err(Status::invalid_argument("listeners.name: empty"));
     }
+    let field = if listeners.clone().any(|name| too_long(name)) {
+        "listeners.name"
+    } else if upstreams.clone().any(|address| too_long(address)) {
+        "upstreams.address"
+    } else if blockers.clone().any(|text| too_long(text)) {
+        "blockers"
+    } else {
+        return Ok(());
+    };
+    Err(Status::invalid_argument(format!(
+        "{field}: longer than {MAX_NAME} bytes"
+    )))
 }
 
 /// Takes reports in until the stream ends on either side.
