@@ -153,10 +153,11 @@ impl Fragment<'_> {
             let _ = writeln!(list, "          {capability}: {{}}");
             list
         });
-        // On the same machine a refused connection costs nothing, and a restart is soon over.
+        // A control plane that is back has to be heard within a second. On the same machine a refused connection costs
+        // nothing, so it is tried more often there.
         let reconnect = match self.control_plane {
-            Address::Unix(_) => ",\n              \"reconnect_max\": \"500ms\"",
-            Address::Tcp { .. } => "",
+            Address::Unix(_) => "500ms",
+            Address::Tcp { .. } => "800ms",
         };
         format!(
             r#"- name: ebb
@@ -178,7 +179,8 @@ impl Fragment<'_> {
         value: |
             {{
               {configuration},
-              "control_plane_cluster": "{CONTROL_PLANE_CLUSTER}"{reconnect}
+              "control_plane_cluster": "{CONTROL_PLANE_CLUSTER}",
+              "reconnect_max": "{reconnect}"
             }}
       # All that the filter needs, and nothing else.
       capability_restriction_config:
@@ -394,7 +396,7 @@ mod tests {
             let socket = json!({ "socket_address": { "address": host, "port_value": 9001 } });
             assert_eq!(address(&fragment), &socket);
             assert!(http2(&fragment)["connection_keepalive"].is_object());
-            assert!(configuration(&fragment).get("reconnect_max").is_none());
+            assert_eq!(configuration(&fragment)["reconnect_max"], "800ms");
         }
     }
 
