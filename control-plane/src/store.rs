@@ -1,7 +1,7 @@
 //! The durable store: what the core wants kept, in one embedded `redb` file.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -9,7 +9,10 @@ use anyhow::bail;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::core::record::{Kept, Record};
+use crate::{
+    core::record::{Kept, Record},
+    late_sync::LateSync,
+};
 
 /// Drain id -> [`Record`].
 const DRAINS: TableDefinition<&str, &[u8]> = TableDefinition::new("drains");
@@ -102,7 +105,8 @@ impl Store {
         Ok(kept)
     }
 
-    /// Keeps a record in place of what was kept of the same drain. It is on disk when this returns.
+    /// Keeps a record in place of what was kept of the same drain. Nothing but a failure of the whole machine can lose it
+    /// when this returns, and a moment later not even that: see [`LateSync`].
     ///
     /// # Errors
     /// The file cannot be written.
@@ -126,7 +130,7 @@ impl Store {
         })
     }
 
-    /// Keeps that a node's Envoy was told to close, or that this is undone. It is on disk when this returns.
+    /// Keeps that a node's Envoy was told to close, or that this is undone; as durable as [`Store::put`].
     ///
     /// # Errors
     /// The file cannot be written.
@@ -164,7 +168,13 @@ fn open(file: &Path) -> anyhow::Result<Database> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    let database = match Database::create(file) {
+    let options = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(file)?;
+    let database = match Database::builder().create_with_backend(LateSync::new(options)?) {
         Err(redb::DatabaseError::DatabaseAlreadyOpen) => bail!(Refused::InUse(file.to_owned())),
         opened => opened?,
     };
