@@ -26,6 +26,8 @@ pub struct EbbOptions {
     pub listen_also: Option<String>,
     /// Admin endpoints of Envoys, as the command line takes them.
     pub admins: Vec<String>,
+    /// Its configuration file.
+    pub config: Option<PathBuf>,
     /// The folder of its durable state; none = memory only.
     pub state: Option<PathBuf>,
     /// Where it logs; appended to over restarts.
@@ -42,6 +44,7 @@ impl EbbOptions {
             socket: folder.join("ebb.sock"),
             listen_also: None,
             admins: Vec::new(),
+            config: None,
             state: None,
             log: folder.join("ebb.log"),
             show_log: true,
@@ -80,12 +83,15 @@ impl Ebb {
         for admin in &options.admins {
             args.extend(["--admin", admin].map(OsString::from));
         }
+        if let Some(file) = &options.config {
+            args.extend(["--config".into(), file.into()]);
+        }
         args.extend(["--state".into(), options.state.clone().unwrap_or_default().into()]);
         let process = Process::spawn(Spec {
             name: "ebb".to_owned(),
             program: bins::ebb()?,
             args,
-            env: vec![("RUST_LOG".into(), "ebb=debug,info".into())],
+            env: vec![("EBB_LOG".into(), "info".into())],
             log: options.log.clone(),
             show_log: options.show_log,
         })?;

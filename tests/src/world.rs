@@ -47,7 +47,18 @@ impl World {
         options: EnvoyOptions,
         change: impl FnOnce(&mut EbbOptions, &Path),
     ) -> Result<Self> {
-        let folder = folder()?;
+        Self::start_in(folder()?, options, change).await
+    }
+
+    /// As [`World::start_with`], in a folder that was made before.
+    ///
+    /// # Errors
+    /// When a part does not start in time.
+    pub async fn start_in(
+        folder: TempDir,
+        options: EnvoyOptions,
+        change: impl FnOnce(&mut EbbOptions, &Path),
+    ) -> Result<Self> {
         let mut ebb_options = EbbOptions::in_folder(folder.path());
         ebb_options.show_log = options.show_log;
         change(&mut ebb_options, folder.path());

@@ -8,7 +8,7 @@ use ebb_e2e::{
     client::http1,
     envoy::{Envoy, EnvoyOptions},
     wait,
-    world::{World, wait_attached},
+    world::{World, folder, wait_attached},
 };
 use ebb_proto::v1::{Drain, OnTimeout, Phase, Policy, StartDrainRequest};
 
@@ -194,5 +194,39 @@ async fn envoy_started_in_place_of_a_drained_one_serves() -> Result<()> {
     })
     .await?;
     assert_eq!(closing(envoy.address("ingress")?, 5).await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn node_that_joins_while_a_drain_runs_closes_as_soon_as_it_is_attached() -> Result<()> {
+    let world = World::start(EnvoyOptions::default()).await?;
+    let mut client = world.client().await?;
+    let policy = Policy {
+        timeout: Some(proto(LONG)),
+        ..Policy::default()
+    };
+    let address = world.ingress()?;
+    let held = tokio::spawn(async move { http1::Connection::open(address).await?.get("/hold").await });
+    world.upstream.wait_held(1).await?;
+    let id = start(&mut client, policy).await?.id;
+    let (folder, options) = (
+        folder()?,
+        EnvoyOptions {
+            node_id: "edge-2".to_owned(),
+            ..EnvoyOptions::default()
+        },
+    );
+    let joined = Envoy::start(&options, folder.path(), world.ebb.socket(), world.upstream.address()).await?;
+    wait_attached(&mut client, "edge-2", 1).await?;
+    wait::until("the node that joined closes", wait::PATIENCE, || async {
+        Ok(closing(joined.address("ingress")?, 3).await? == 3)
+    })
+    .await?;
+    assert_eq!(closing(joined.address("internal")?, 3).await?, 0, "it is another listener");
+    let drain = client.drain(&id).await?;
+    assert!(drain.listeners.iter().any(|listener| listener.node == "edge-2"), "{drain:?}");
+    world.upstream.release_all();
+    assert_eq!(held.await??.status, 200);
+    client.wait_for_phase(&id, Phase::Drained, wait::PATIENCE).await?;
     Ok(())
 }

@@ -322,6 +322,11 @@ async fn lease_ends_by_itself_when_the_control_plane_stays_away() -> Result<()> 
         Ok(!closes_now(&envoy).await?)
     })
     .await?;
+    let told = "the drain of ingress ends here with its lease";
+    wait::until("Envoy's log says so", wait::PATIENCE, || async {
+        Ok(envoy.log().contains(told))
+    })
+    .await?;
     assert_no_failure(load).await?;
     drop((upstream, folder));
     Ok(())

@@ -18,7 +18,8 @@ use ebb_e2e::{
 use ebb_proto::v1::{Evidence, Phase, UnknownReporter};
 
 use crate::{
-    admin_found, drain_that, ended, goes_on_draining, hold, load_on, serves, stop, unix, warned, within,
+    admin_found, drain_that, ended, goes_on_draining, hold, load_on, load_on_internal, serves, stop, unix, warned,
+    within,
 };
 
 /// Shorter reports, so that a silent VM is soon known to be silent.
@@ -114,7 +115,7 @@ async fn vm_that_traps_without_an_admin_is_named_at_the_deadline() -> Result<()>
 }
 
 /// A world of two workers, with a relay between Envoy and the control plane.
-async fn with_relay(with_admin: bool) -> Result<(World, Relay)> {
+pub(crate) async fn with_relay(with_admin: bool) -> Result<(World, Relay)> {
     let folder = folder()?;
     let mut ebb = EbbOptions::in_folder(folder.path());
     if with_admin {
@@ -144,7 +145,7 @@ async fn with_relay(with_admin: bool) -> Result<(World, Relay)> {
 
 /// Silences that connection whose worker has the one request that a drain waits for, and no other. While a reporter is
 /// unknown it counts for nothing, which tells whose connection it is.
-async fn silence_its_worker(client: &Client, relay: &Relay, id: &str) -> Result<()> {
+pub(crate) async fn silence_its_worker(client: &Client, relay: &Relay, id: &str) -> Result<()> {
     for number in relay.connections() {
         relay.silence(number, true);
         let drain = drain_that(client, id, "one reporter is unknown", |drain| {
@@ -180,10 +181,13 @@ async fn worker_cut_off_from_its_control_plane_keeps_the_drain_waiting_until_it_
     let load = load_on(&world)?;
     load.wait_for_requests(50).await?;
     stop(load).await?;
+    // On the other listener, so that the request that is held is the only one that counts.
+    let load = load_on_internal(&world)?;
     silence_its_worker(&client, &relay, &id).await?;
     world.upstream.release_all();
     assert_eq!(held.await??.status, 200);
     goes_on_draining(&mut client, &id).await?;
+    stop(load).await?;
 
     relay.silence_all(false);
     let drain = ended(&client, &id, wait::PATIENCE).await?;
@@ -208,6 +212,7 @@ async fn worker_cut_off_from_its_control_plane_is_stood_in_for_by_envoys_own_cou
         .await?
         .id;
     client.wait_for_in_flight(&id, 1).await?;
+    let load = load_on_internal(&world)?;
     silence_its_worker(&client, &relay, &id).await?;
     let drain = drain_that(&client, &id, "goes by Envoy's own count", |drain| {
         drain.evidence() == Evidence::Admin && drain.in_flight == 1
@@ -215,6 +220,7 @@ async fn worker_cut_off_from_its_control_plane_is_stood_in_for_by_envoys_own_cou
     .await?;
     assert!(warned(&drain, &["Envoy's own count"]), "{drain:?}");
     goes_on_draining(&mut client, &id).await?;
+    stop(load).await?;
 
     world.upstream.release_all();
     assert_eq!(held.await??.status, 200);

@@ -1,9 +1,10 @@
 //! What a drain rests on, and what closes: the filter, or Envoy by itself, and what happens when either is lost.
 
 mod admin;
+mod choice;
 mod lost;
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Result;
 use ebb_e2e::{
@@ -37,11 +38,20 @@ fn within(listeners: &[&str], timeout: Duration) -> StartDrainRequest {
 
 /// Load on both listeners, which ends well or fails the test.
 fn load_on(world: &World) -> Result<Load> {
+    Ok(load_at(&[world.ingress()?, world.internal()?]))
+}
+
+/// The same on `internal` alone.
+fn load_on_internal(world: &World) -> Result<Load> {
+    Ok(load_at(&[world.internal()?]))
+}
+
+fn load_at(addresses: &[SocketAddr]) -> Load {
     let mut plans = Vec::new();
-    for address in [world.ingress()?, world.internal()?] {
+    for address in addresses {
         for protocol in [Protocol::Http1, Protocol::Http2] {
             plans.push(Plan {
-                address,
+                address: *address,
                 protocol,
                 clients: 2,
                 interval: Duration::from_millis(10),
@@ -49,7 +59,7 @@ fn load_on(world: &World) -> Result<Load> {
             });
         }
     }
-    Ok(Load::start(&plans))
+    Load::start(&plans)
 }
 
 async fn stop(load: Load) -> Result<()> {
