@@ -84,7 +84,7 @@ pub(crate) fn run(run: Run) -> Result<Exit, Failure> {
     } else {
         OutputFormat::Text
     };
-    run.log.start()?;
+    let _flushed_at_the_end = run.log.start()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
     let code = runtime
