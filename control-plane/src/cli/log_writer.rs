@@ -18,7 +18,10 @@ use tracing_subscriber::fmt::MakeWriter;
 const QUEUE: usize = 16 * 1024;
 
 /// How long a clean end waits for the last lines to be written. Who does not read is not waited for any longer.
-const FLUSH_WITHIN: Duration = Duration::from_millis(100);
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+/// The same where the end is late already.
+const FLUSH_AT_LEAST: Duration = Duration::from_millis(50);
 
 /// A log's writer. All clones write to the same queue.
 #[derive(Clone, Debug)]
@@ -26,7 +29,10 @@ pub(super) struct LogWriter(Arc<Shared>);
 
 /// When it is dropped, the lines that were logged are written, unless nobody reads them.
 #[derive(Debug)]
-pub(crate) struct FlushOnDrop(LogWriter);
+pub(crate) struct FlushOnDrop {
+    writer: LogWriter,
+    by: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -57,7 +63,7 @@ impl LogWriter {
         thread::Builder::new()
             .name("ebb-log".to_owned())
             .spawn(move || shared.write_to(target))?;
-        Ok((writer.clone(), FlushOnDrop(writer)))
+        Ok((writer.clone(), FlushOnDrop { writer, by: None }))
     }
 }
 
@@ -123,9 +129,19 @@ impl Shared {
     }
 }
 
+impl FlushOnDrop {
+    /// By when that has to be over.
+    pub(crate) fn by(&mut self, until: Instant) {
+        self.by = Some(until);
+    }
+}
+
 impl Drop for FlushOnDrop {
     fn drop(&mut self) {
-        self.0.0.flush(FLUSH_WITHIN);
+        let within = self.by.map_or(FLUSH_WITHIN, |by| {
+            by.saturating_duration_since(Instant::now()).max(FLUSH_AT_LEAST)
+        });
+        self.writer.0.flush(within);
     }
 }
 
@@ -166,7 +182,7 @@ mod tests {
         for number in 0..5_000 {
             writeln!(writer, "{number}").expect("never fails");
         }
-        assert!(end.0.0.flush(PATIENCE));
+        assert!(end.writer.0.flush(PATIENCE));
         let lines = lines.join().expect("read");
         let numbers = lines.into_iter().map(|line| line.expect("a line"));
         assert!(numbers.eq((0..5_000).map(|number: u32| number.to_string())));
@@ -183,7 +199,7 @@ mod tests {
                 .write_all(&[&line[..], b"\n"].concat())
                 .expect("never fails");
         }
-        assert!(!end.0.0.flush(Duration::from_millis(1)), "nobody reads");
+        assert!(!end.writer.0.flush(Duration::from_millis(1)), "nobody reads");
         let mut lines = BufReader::new(reader).lines();
         let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("ebb: ")));
         let told = told.expect("told").expect("a line");
@@ -191,6 +207,6 @@ mod tests {
             told.ends_with("lines of the log are lost: they were not read in time"),
             "{told}"
         );
-        assert!(end.0.0.flush(PATIENCE));
+        assert!(end.writer.0.flush(PATIENCE));
     }
 }

@@ -24,11 +24,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// What connections get at least to close, however late it is: what is told to a stream needs a moment to leave.
 const GOODBYE: Duration = Duration::from_millis(50);
 
-/// Runs until every process has stopped. Returns the exit code.
+/// Runs until every process has stopped, and all but the log is at its end.
 ///
 /// # Errors
 /// The control plane or the health endpoint cannot be started; no process was.
-pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<i32> {
+pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<Ended> {
     let supervisor = Supervisor::new(config, format).context("cannot supervise")?;
     let handle = supervisor.handle();
     let mut server = Server::start_with(options, Some(handle.clone())).await?;
@@ -56,7 +56,7 @@ pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -
     if let Some(health) = health {
         health.abort();
     }
-    Ok(ended?.code)
+    ended
 }
 
 /// Waits for the supervisor, and has grpc.health.v1 say what `/ready` says.
