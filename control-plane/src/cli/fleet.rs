@@ -63,6 +63,16 @@ impl Fleet {
     /// # Errors
     /// As [`Client::call`].
     pub(crate) async fn ask(client: &Client) -> Result<Self, CallError> {
+        let mut fleet = Self::ask_beside(client, Vec::new()).await?;
+        fleet.processes = processes::ask(client).await?;
+        Ok(fleet)
+    }
+
+    /// As [`Fleet::ask`], with processes that are known already.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub(crate) async fn ask_beside(client: &Client, processes: Vec<ProcessView>) -> Result<Self, CallError> {
         let nodes = client
             .call(client.fleet().list_nodes(ListNodesRequest {}))
             .await?
@@ -74,7 +84,7 @@ impl Fleet {
         Ok(Self {
             nodes: nodes.into_iter().map(NodeView::from).collect(),
             drains: drains.into_iter().map(DrainView::from).collect(),
-            processes: processes::ask(client).await?,
+            processes,
             blockers: None,
         })
     }

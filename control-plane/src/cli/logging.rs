@@ -8,7 +8,11 @@ use std::{
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use super::{exit::Failure, output::one_line};
+use super::{
+    exit::Failure,
+    log_writer::{FlushOnDrop, LogWriter},
+    output::one_line,
+};
 
 const FILTER: &str = "EBB_LOG";
 
@@ -65,14 +69,17 @@ impl Log {
         self.format == LogFormat::Json
     }
 
-    /// Starts the log of this process.
+    /// Starts the log of this process. It is written until what this returns is dropped.
     ///
     /// # Errors
     /// If one has been started already.
-    pub(crate) fn start(self) -> Result<(), Failure> {
+    pub(crate) fn start(self) -> Result<FlushOnDrop, Failure> {
+        let writer = LogWriter::start(io::stderr());
+        let (writer, flush) =
+            writer.map_err(|error| Failure::Error(format!("cannot start the log: {error}")))?;
         let log = tracing_subscriber::fmt()
             .with_env_filter(self.filter)
-            .with_writer(io::stderr);
+            .with_writer(writer);
         let started = match self.format {
             LogFormat::Text => {
                 let colors = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
@@ -80,6 +87,7 @@ impl Log {
             }
             LogFormat::Json => log.json().flatten_event(true).try_init(),
         };
-        started.map_err(|error| Failure::Error(format!("cannot start the log: {error}")))
+        started.map_err(|error| Failure::Error(format!("cannot start the log: {error}")))?;
+        Ok(flush)
     }
 }

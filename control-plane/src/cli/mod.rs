@@ -13,6 +13,7 @@ mod envoy_config;
 mod exit;
 mod fleet;
 mod follow;
+mod log_writer;
 mod logging;
 mod output;
 pub mod paths;

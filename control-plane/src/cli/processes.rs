@@ -1,18 +1,24 @@
 //! The processes of `ebb run` as `ebb status` and `ebb watch` show them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ebb_proto::v1::{ListProcessesRequest, ListProcessesResponse, Process, ProcessState};
+use ebb_proto::v1::{
+    ListProcessesRequest, ListProcessesResponse, Process, ProcessState, WatchProcessesRequest,
+    WatchProcessesResponse,
+};
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tonic::{Code, Response};
 
 use super::{
     client::{CallError, Client},
     common::{count, human},
     fleet::millis,
+    follow::{Update, follow},
     output::one_line,
     table::{Column, Table},
 };
+use crate::address::Address;
 
 /// One supervised process. Its JSON form is part of the stable command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,7 +48,50 @@ pub(crate) async fn ask(client: &Client) -> Result<Vec<ProcessView>, CallError> 
         }
     };
     let processes = client.call(answer).await?.processes;
-    Ok(processes.into_iter().map(ProcessView::from).collect())
+    Ok(views(processes))
+}
+
+/// As people see them.
+pub(crate) fn views(processes: Vec<Process>) -> Vec<ProcessView> {
+    processes.into_iter().map(ProcessView::from).collect()
+}
+
+/// Follows them through restarts of the control plane.
+pub(crate) fn watch(endpoint: Address) -> mpsc::Receiver<Update<WatchProcessesResponse>> {
+    follow(endpoint, |client: Client| async move {
+        let mut calls = client.processes();
+        client.call(calls.watch_processes(WatchProcessesRequest {})).await
+    })
+}
+
+/// The processes as they were told, and when.
+#[derive(Debug)]
+pub(crate) struct Told {
+    at: Instant,
+    processes: Vec<ProcessView>,
+}
+
+impl Told {
+    /// They were told just now.
+    pub(crate) fn now(processes: Vec<ProcessView>) -> Self {
+        Self {
+            at: Instant::now(),
+            processes,
+        }
+    }
+
+    /// As they are now, if nothing but time has passed since.
+    pub(crate) fn as_of_now(&self) -> Vec<ProcessView> {
+        let since = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut processes = self.processes.clone();
+        for uptime in processes
+            .iter_mut()
+            .filter_map(|process| process.uptime_ms.as_mut())
+        {
+            *uptime = uptime.saturating_add(since);
+        }
+        processes
+    }
 }
 
 /// An aligned table for a person, after an empty line; nothing for no process.

@@ -84,15 +84,16 @@ pub(crate) fn run(run: Run) -> Result<Exit, Failure> {
     } else {
         OutputFormat::Text
     };
-    run.log.start()?;
+    let mut log = run.log.start()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
-    let code = runtime
+    let ended = runtime
         .block_on(supervisor::run(&run.config, run.options, format))
         .map_err(|error| Failure::Error(format!("{error:#}")))?;
     // What still runs is of no use to anybody, and must not hold up the end.
     runtime.shutdown_background();
-    Ok(Exit::Passed(u8::try_from(code).unwrap_or(1)))
+    log.by(ended.until);
+    Ok(Exit::Passed(u8::try_from(ended.code).unwrap_or(1)))
 }
 
 /// `EBB_GRACE_PERIOD`; empty is how scripts unset it.

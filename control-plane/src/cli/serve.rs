@@ -86,7 +86,7 @@ impl TryFrom<Args> for Serve {
 /// # Errors
 /// If it cannot listen, or its state cannot be used.
 pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
-    serve.log.start()?;
+    let _flushed_at_the_end = serve.log.start()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
     runtime

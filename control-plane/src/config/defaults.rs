@@ -7,6 +7,10 @@ use std::time::Duration;
 pub const GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Part of the grace period that is kept for the last SIGKILL, for reaping and for the report.
 pub const RESERVE: Duration = Duration::from_millis(500);
+/// Of it: from the last SIGKILL until whatever is not gone is given up.
+pub const KILL_WITHIN: Duration = Duration::from_millis(250);
+/// Of it: what follows the end of the last process, which is the last output, the last word to every stream, and the log.
+pub const CLEAN_UP: Duration = Duration::from_millis(250);
 /// `process.ready.timeout`.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// `process.ready.interval`.

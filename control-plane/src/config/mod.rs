@@ -234,7 +234,7 @@ fn drain(mut section: Section<'_>) -> PolicyOverrides {
             evidence
         }),
     };
-    if let Err(error) = Policy::default().with(&policy) {
+    for error in Policy::default().overridden(&policy).problems() {
         let key = match &error {
             PolicyError::NotADuration { key } | PolicyError::TooLong { key, .. } => key,
             PolicyError::ShortLease { .. } => "lease",

@@ -64,7 +64,8 @@ pub struct Command {
 pub struct Ready {
     /// What is asked.
     pub check: Check,
-    /// How long it may take from its start. Unset: 30 s. 0: the first attempt decides.
+    /// How long it may take from its start. Unset: 30 s. 0: the first attempt decides, within 1 s. What is left of it
+    /// bounds an attempt.
     pub timeout: Duration,
     /// Between two attempts. Unset: 100 ms. 0 is refused.
     pub interval: Duration,
@@ -102,6 +103,9 @@ pub struct DrainTarget {
     /// Envoy's admin endpoint. Unset: the drain works through the filter alone, and the listeners stay open until the
     /// signal.
     pub admin: Option<Address>,
+    /// Envoy's `node.id`: only this node is drained. Unset: the one that the admin endpoint tells; without that every
+    /// node that is attached.
+    pub node: Option<String>,
 }
 
 /// What follows an unexpected death.
@@ -232,6 +236,10 @@ fn origin(section: &mut Section<'_>) -> Origin {
 }
 
 fn ready(mut section: Section<'_>) -> Option<Ready> {
+    let delay_alone: Vec<&str> = ["timeout", "interval"]
+        .into_iter()
+        .filter(|key| section.has(key))
+        .collect();
     let timeout = duration(&mut section, "timeout").unwrap_or(defaults::READY_TIMEOUT);
     let interval = duration(&mut section, "interval").unwrap_or(defaults::READY_INTERVAL);
     if interval.is_zero() {
@@ -292,6 +300,15 @@ fn ready(mut section: Section<'_>) -> Option<Ready> {
             section.refuse("", None, &message);
         }
     }
+    if given.as_slice() == ["delay"] {
+        for key in delay_alone {
+            section.refuse(
+                key,
+                None,
+                "does not go with delay, which is all that is waited for: remove one of the two",
+            );
+        }
+    }
     section.finish();
     let check = http.or(tcp).or(unix).or(exec).or(delay)?;
     // A delay is its own timeout.
@@ -326,10 +343,16 @@ fn drain(mut section: Section<'_>) -> DrainTarget {
         section.refuse("listeners", None, message);
     }
     let admin = section.take("admin").map(|Text(address)| address);
+    let node = section.take::<String>("node");
+    if node.as_ref().is_some_and(String::is_empty) {
+        let message = "names no node: write Envoy's node.id, or remove the key";
+        section.refuse("node", None, message);
+    }
     section.finish();
     DrainTarget {
         listeners: listeners.unwrap_or_default(),
         admin,
+        node,
     }
 }
 

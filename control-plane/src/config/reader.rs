@@ -226,12 +226,13 @@ impl<'s> Section<'s> {
     /// Refuses every key that was not taken.
     pub(super) fn finish(self) {
         let known: Vec<&str> = self.known.iter().map(|(key, _)| *key).collect();
-        for key in self.table.keys() {
+        for (key, value) in &self.table {
             self.document.add(Problem {
                 line: Some(self.document.line(&key.span())),
                 key: self.path(key.get_ref()),
                 process: self.process.clone(),
-                value: None,
+                // A table may be a misspelt `env`, with secrets in it.
+                value: (!value.get_ref().is_table()).then(|| self.document.text(&value.span())),
                 message: format!("unknown key; known here: {}", known.join(", ")),
             });
         }

@@ -136,6 +136,7 @@ fn every_key_of_the_reference_is_known() {
         name = "b"
         attach = "/run/b.pid"
         ready = { unix = "unix:/run/b.sock" }
+        drain = { node = "edge-1" }
         [[process]]
         name = "c"
         attach = 4242
@@ -159,6 +160,7 @@ fn every_key_of_the_reference_is_known() {
     assert_eq!(command.user, Some(Identity { uid: 0, gid: 0 }));
     assert!(matches!(&b.origin, Origin::Attach(AttachTo::PidFile(path)) if path == Path::new("/run/b.pid")));
     assert!(matches!(b.ready.as_ref().expect("ready").check, Check::Unix(_)));
+    assert_eq!(b.drain.as_ref().unwrap().node.as_deref(), Some("edge-1"));
     assert!(matches!(c.origin, Origin::Attach(AttachTo::Pid(4242))));
 }
 
@@ -206,11 +208,12 @@ env = { TOKEN = 12345678 }
 ready = { http = "https://x:1/", exec = ["true"] }
 depends_on = ["nobody"]
 critical = "yes"
+envs = { TOKEN = 12345678 }
 "#,
     );
     let expected = [
         "2: drain.timeout = 15: a duration needs its unit",
-        "3: drain.quiet_perod: unknown key; known here: announce, quiet_period, timeout",
+        "3: drain.quiet_perod = \"1s\": unknown key; known here: announce, quiet_period, timeout",
         "7: process[0].ready.interval (process \"a\") = \"0s\": 0 would ask without a pause",
         "7: process[0].ready.tcp (process \"a\") = \"unix:/x\": a Unix socket is not TCP",
         "8: process[0].stop (process \"a\") = \"SIGTERM\": expected a table",
@@ -223,6 +226,7 @@ critical = "yes"
         "16: process[2].ready (process \"c\"): has 2 checks (http, exec)",
         "17: process[2].depends_on[0] (process \"c\") = \"nobody\": no process has this name; known: a, c",
         "18: process[2].critical (process \"c\") = \"yes\": invalid type",
+        "19: process[2].envs (process \"c\"): unknown key",
     ];
     for line in expected {
         assert!(
@@ -262,7 +266,7 @@ fn the_error_names_the_file() {
         "{error}"
     );
     assert!(
-        lines[1].starts_with(&format!("{}:3: shutdown.limit: unknown key", file.display())),
+        lines[1].starts_with(&format!("{}:3: shutdown.limit = 1: unknown key", file.display())),
         "{error}"
     );
 }
@@ -322,6 +326,16 @@ fn keys_that_contradict_each_other_are_refused() {
             "nothing to check",
         ),
         (
+            "drain = { node = \"\" }",
+            "process[0].drain.node",
+            "names no node",
+        ),
+        (
+            "ready = { delay = \"1s\", timeout = \"2s\" }",
+            "process[0].ready.timeout (process \"a\") = \"2s\"",
+            "does not go with delay",
+        ),
+        (
             "critical = true\nrestart = { when = \"on-failure\" }",
             "process[0].critical",
             "never takes effect",
@@ -368,4 +382,17 @@ fn keys_that_contradict_each_other_are_refused() {
         announce.starts_with("3: drain.timeout = \"1s\": 1s cannot hold announce 2s"),
         "{announce}"
     );
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_policy_is_told() {
+    let problems = refused("[drain]\nannounce = \"2d\"\nlease = \"10ms\"\ntimeout = \"1s\"\nramp = \"3d\"\n");
+    let expected = [
+        "2: drain.announce = \"2d\": 2days is more than a day",
+        "3: drain.lease = \"10ms\": 10ms is less than 1s",
+        "4: drain.timeout = \"1s\": 1s cannot hold announce 2days + quiet_period 200ms: raise timeout, or set it to 0 to \
+         not wait",
+        "5: drain.ramp = \"3d\": 3days is more than a day",
+    ];
+    assert_eq!(problems, expected);
 }

@@ -136,9 +136,18 @@ impl Policy {
     /// This policy with the keys of `overrides` in place of its own.
     ///
     /// # Errors
-    /// [`PolicyError`], which names the key.
+    /// [`PolicyError`], which names the key: the first of [`Policy::problems`].
     pub fn with(&self, overrides: &PolicyOverrides) -> Result<Self, PolicyError> {
-        let policy = Self {
+        let policy = self.overridden(overrides);
+        match policy.problems().into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(policy),
+        }
+    }
+
+    /// This policy with the keys of `overrides` in place of its own, whether that can be or not.
+    pub fn overridden(&self, overrides: &PolicyOverrides) -> Self {
+        Self {
             announce: overrides.announce.unwrap_or(self.announce),
             quiet_period: overrides.quiet_period.unwrap_or(self.quiet_period),
             timeout: overrides.timeout.unwrap_or(self.timeout),
@@ -146,28 +155,33 @@ impl Policy {
             lease: overrides.lease.unwrap_or(self.lease),
             on_timeout: overrides.on_timeout.unwrap_or(self.on_timeout),
             evidence: overrides.evidence.unwrap_or(self.evidence),
-        };
+        }
+    }
+
+    /// Everything in it that cannot be.
+    pub fn problems(&self) -> Vec<PolicyError> {
         let keys = [
-            ("announce", policy.announce),
-            ("quiet_period", policy.quiet_period),
-            ("timeout", policy.timeout),
-            ("ramp", policy.ramp),
-            ("lease", policy.lease),
+            ("announce", self.announce),
+            ("quiet_period", self.quiet_period),
+            ("timeout", self.timeout),
+            ("ramp", self.ramp),
+            ("lease", self.lease),
         ];
-        if let Some((key, value)) = keys.into_iter().find(|(_, value)| *value > MAX_KEY) {
-            return Err(PolicyError::TooLong { key, value });
+        let too_long = keys.into_iter().filter(|(_, value)| *value > MAX_KEY);
+        let mut problems: Vec<PolicyError> = too_long
+            .map(|(key, value)| PolicyError::TooLong { key, value })
+            .collect();
+        if self.lease < MIN_LEASE {
+            problems.push(PolicyError::ShortLease { value: self.lease });
         }
-        if policy.lease < MIN_LEASE {
-            return Err(PolicyError::ShortLease { value: policy.lease });
-        }
-        if !policy.timeout.is_zero() && policy.announce + policy.quiet_period >= policy.timeout {
-            return Err(PolicyError::CannotFit {
-                timeout: policy.timeout,
-                announce: policy.announce,
-                quiet_period: policy.quiet_period,
+        if !self.timeout.is_zero() && self.announce.saturating_add(self.quiet_period) >= self.timeout {
+            problems.push(PolicyError::CannotFit {
+                timeout: self.timeout,
+                announce: self.announce,
+                quiet_period: self.quiet_period,
             });
         }
-        Ok(policy)
+        problems
     }
 
     /// The same on the wire, every key set.

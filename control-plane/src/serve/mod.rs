@@ -121,22 +121,24 @@ impl Server {
             store,
             options.admins.into_iter().map(Admin).collect(),
         )?;
+        // Nothing is ready before a supervisor has started it; it says so itself from then on.
+        let serving = supervisor.is_none();
         let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, serving).await;
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         for listener in listeners {
-            let router = router(&engine, supervisor.clone())?.add_service(health_service.clone());
+            let processes = process::Processes::new(supervisor.clone(), stopped.clone());
+            let router = router(&engine, processes)?.add_service(health_service.clone());
             servers.spawn(listener.serve(router, stopped.clone()));
         }
-        let server = Self {
+        Ok(Self {
             engine,
             addresses,
             health,
             stop,
             servers,
-        };
-        server.set_serving(true).await;
-        Ok(server)
+        })
     }
 
     /// Where it can be reached, with the ports that the system chose.
@@ -151,18 +153,7 @@ impl Server {
 
     /// What grpc.health.v1 says, of every service.
     pub async fn set_serving(&self, serving: bool) {
-        use tonic_health::ServingStatus::{NotServing, Serving};
-        let status = if serving { Serving } else { NotServing };
-        let names = [
-            "",
-            <FilterServiceServer<filter::Filters> as NamedService>::NAME,
-            <DrainServiceServer<drain::Drains> as NamedService>::NAME,
-            <FleetServiceServer<fleet::Nodes> as NamedService>::NAME,
-            <ProcessServiceServer<process::Processes> as NamedService>::NAME,
-        ];
-        for name in names {
-            self.health.set_service_status(name, status).await;
-        }
+        set_health(&self.health, serving).await;
     }
 
     /// A server that has ended by itself: why. A listener may have, or the task that owns the state: nothing can be asked
@@ -184,13 +175,22 @@ impl Server {
 
     /// Ends cleanly: filters are told to reconnect at once, callers get UNAVAILABLE, sockets are removed. Takes no
     /// longer than a few seconds, whatever the peers do.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.stop_within(CLOSE_WITHIN).await;
+    }
+
+    /// As [`Server::stop`], and connections are cut that have not closed within this time.
+    pub async fn stop_within(mut self, within: Duration) {
         self.set_serving(false).await;
         self.engine.go_away().await;
         self.stop.send_replace(true);
+        // Who watches has been told, and hears nothing more.
+        for name in NAMES {
+            self.health.clear_service_status(name).await;
+        }
         let all = async { while self.servers.join_next().await.is_some() {} };
-        if tokio::time::timeout(CLOSE_WITHIN, all).await.is_err() {
-            tracing::warn!("some connections did not close in {CLOSE_WITHIN:?}; cutting them");
+        if tokio::time::timeout(within, all).await.is_err() {
+            tracing::warn!("some connections did not close in {within:?}; cutting them");
         }
         self.servers.shutdown().await;
     }
@@ -218,7 +218,24 @@ pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn router(engine: &Engine, supervisor: Option<supervisor::Handle>) -> anyhow::Result<Router> {
+/// Of what grpc.health.v1 speaks; "" is all of it.
+const NAMES: [&str; 5] = [
+    "",
+    <FilterServiceServer<filter::Filters> as NamedService>::NAME,
+    <DrainServiceServer<drain::Drains> as NamedService>::NAME,
+    <FleetServiceServer<fleet::Nodes> as NamedService>::NAME,
+    <ProcessServiceServer<process::Processes> as NamedService>::NAME,
+];
+
+async fn set_health(health: &HealthReporter, serving: bool) {
+    use tonic_health::ServingStatus::{NotServing, Serving};
+    let status = if serving { Serving } else { NotServing };
+    for name in NAMES {
+        health.set_service_status(name, status).await;
+    }
+}
+
+fn router(engine: &Engine, processes: process::Processes) -> anyhow::Result<Router> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -235,7 +252,7 @@ fn router(engine: &Engine, supervisor: Option<supervisor::Handle>) -> anyhow::Re
         )
         .add_service(DrainServiceServer::new(drain::Drains::new(engine.clone())))
         .add_service(FleetServiceServer::new(fleet::Nodes::new(engine.clone())))
-        .add_service(ProcessServiceServer::new(process::Processes::new(supervisor))))
+        .add_service(ProcessServiceServer::new(processes)))
 }
 
 /// What a call gets once the control plane is going away.

@@ -7,6 +7,7 @@ use futures::{Stream, stream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::gone;
 use crate::supervisor::{
     Handle, Told,
     handle::{self, Ended},
@@ -19,13 +20,18 @@ use crate::supervisor::{
 pub(super) struct Processes {
     /// `None`: no process is kept here.
     supervisor: Option<Handle>,
+    /// Turns true when the control plane ends.
+    stopped: watch::Receiver<bool>,
 }
 
 impl Processes {
-    pub(super) fn new(supervisor: Option<Handle>) -> Self {
-        Self { supervisor }
+    pub(super) fn new(supervisor: Option<Handle>, stopped: watch::Receiver<bool>) -> Self {
+        Self { supervisor, stopped }
     }
 }
+
+/// What is waited for is told with the time that is left: while there is any, it is told again after this.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
@@ -51,24 +57,37 @@ impl ProcessService for Processes {
     ) -> Result<Response<Self::WatchProcessesStream>, Status> {
         let Some(supervisor) = self.supervisor.clone() else {
             // Nothing is all there will ever be.
+            let mut stopped = self.stopped.clone();
             let empty = stream::once(async { Ok(v1::WatchProcessesResponse::default()) });
-            return Ok(Response::new(Box::pin(futures::StreamExt::chain(
-                empty,
-                stream::pending(),
-            ))));
+            let end = stream::once(async move {
+                // An error is the same: whoever could stop it is gone.
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+                Err(gone(crate::engine::Gone))
+            });
+            return Ok(Response::new(Box::pin(futures::StreamExt::chain(empty, end))));
         };
         let mut changes = supervisor.status();
         changes.mark_changed();
-        let follow = stream::unfold(Some((supervisor, changes)), |follow| async move {
-            let (supervisor, mut changes) = follow?;
-            if changes.changed().await.is_err() {
-                return Some((Err(ended(Ended)), None));
+        let follow = stream::unfold(Some((supervisor, changes, false)), |follow| async move {
+            let (supervisor, mut changes, waits) = follow?;
+            let again = async {
+                match waits {
+                    true => tokio::time::sleep(TELL_AGAIN).await,
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    return Some((Err(ended(Ended)), None));
+                },
+                () = again => {}
             }
             changes.mark_unchanged();
             match list(&supervisor).await {
                 Ok(processes) => {
+                    let waits = processes.iter().any(|process| !process.waits_for.is_empty());
                     let message = v1::WatchProcessesResponse { processes };
-                    Some((Ok(message), Some((supervisor, changes))))
+                    Some((Ok(message), Some((supervisor, changes, waits))))
                 }
                 Err(status) => Some((Err(status), None)),
             }

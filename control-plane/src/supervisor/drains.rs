@@ -32,6 +32,8 @@ pub struct Drains {
 pub struct DrainRequest {
     /// The process that serves the listeners; for people.
     pub process: String,
+    /// Its `node.id`; unknown = every node that is attached.
+    pub node: Option<String>,
     /// Names; empty = all.
     pub listeners: Vec<String>,
     /// How long they go on serving as usual first.
@@ -60,12 +62,12 @@ impl Drains {
     /// # Errors
     /// It cannot be started, in words: nothing is known of these listeners.
     pub async fn run(&self, request: DrainRequest) -> Result<DrainOutcome, String> {
-        let id = format!("shutdown-{}-{:04x}", request.process, fastrand::u16(..));
+        let (id, request_id) = fresh_ids(&request.process);
         let start = StartRequest {
-            request_id: format!("{MARK}{id}"),
+            request_id,
             id: id.clone(),
             scope: v1::Scope {
-                nodes: Vec::new(),
+                nodes: request.node.iter().cloned().collect(),
                 listeners: request.listeners.clone(),
                 upstreams: Vec::new(),
             }
@@ -114,14 +116,35 @@ impl Drains {
         Some(format!("drain {} of {what}", drain.id))
     }
 
-    /// Requests in flight of every Envoy that is attached; `None` where a reporter is unknown, or nobody is attached.
-    pub async fn in_flight(&self) -> Option<u64> {
-        let nodes = self.engine.nodes().await.ok()?;
-        let live = |reporter: &v1::Reporter| reporter.state() == v1::ReporterState::Live;
-        let known = nodes.iter().all(|node| node.reporters.iter().all(live));
+    /// Requests in flight of a node, or of every Envoy that is attached, as the filters tell it.
+    ///
+    /// # Errors
+    /// It is not known, in words: a reporter is unknown, or none is attached.
+    pub async fn in_flight(&self, node: Option<&str>) -> Result<u64, String> {
+        let mut nodes = self.engine.nodes().await.map_err(|gone| gone.to_string())?;
+        nodes.retain(|one| node.is_none_or(|node| one.id == node));
+        if nodes.is_empty() {
+            return Err("no filter of it is attached".to_owned());
+        }
+        let live = |reporter: &&v1::Reporter| reporter.state() == v1::ReporterState::Live;
+        for node in &nodes {
+            if let Some(reporter) = node.reporters.iter().find(|reporter| !live(reporter)) {
+                return Err(format!(
+                    "reporter {} of {} unknown ({})",
+                    reporter.id, node.id, reporter.reason
+                ));
+            }
+        }
         let listeners = nodes.iter().flat_map(|node| &node.listeners);
-        (known && !nodes.is_empty()).then(|| listeners.map(|listener| listener.in_flight).sum())
+        Ok(listeners.map(|listener| listener.in_flight).sum())
     }
+}
+
+/// The id of a new drain, and its request id. Drains are kept over many shutdowns, and one that took the request id of
+/// another would join it: so both are as good as unique. A request id has a bound, which the name of a process has not.
+fn fresh_ids(process: &str) -> (String, String) {
+    let unique = format!("{:032x}", fastrand::u128(..));
+    (format!("shutdown-{process}-{unique}"), format!("{MARK}{unique}"))
 }
 
 /// A shutdown always proceeds, and takes what time is left.
@@ -156,6 +179,13 @@ fn left(drain: &v1::Drain) -> String {
             )
         })
         .collect();
+    // Envoy's own count is of no listener that a filter has named.
+    let named: u64 = drain.listeners.iter().map(|listener| listener.in_flight).sum();
+    match drain.in_flight.saturating_sub(named) {
+        0 => {}
+        others if parts.is_empty() => parts.push(format!("{others} in flight")),
+        others => parts.push(format!("{others} more in flight")),
+    }
     parts.extend(drain.unknown_reporters.iter().map(|unknown| {
         let v1::UnknownReporter {
             node,
@@ -168,5 +198,61 @@ fn left(drain: &v1::Drain) -> String {
         "nothing was left, but it was not yet quiet for long enough".to_owned()
     } else {
         parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::core::drains::MAX_REQUEST_ID;
+
+    #[test]
+    fn no_drain_takes_the_id_of_another() {
+        let ids: HashSet<_> = (0..100_000).map(|_| fresh_ids("router")).collect();
+        assert_eq!(ids.len(), 100_000);
+        let (id, request_id) = fresh_ids(&"x".repeat(200));
+        assert!(id.starts_with("shutdown-xxx") && request_id.starts_with(MARK));
+        assert!(request_id.len() <= MAX_REQUEST_ID, "{request_id}");
+    }
+
+    #[test]
+    fn a_drain_that_timed_out_says_what_was_left() {
+        let listener = |name: &str, in_flight| v1::DrainListener {
+            node: "edge".to_owned(),
+            name: name.to_owned(),
+            in_flight,
+            ..v1::DrainListener::default()
+        };
+        let mut drain = v1::Drain {
+            phase: Phase::TimedOut.into(),
+            in_flight: 2,
+            listeners: vec![listener("ingress", 2), listener("internal", 0)],
+            ..v1::Drain::default()
+        };
+        let text = |drain: &v1::Drain| outcome(drain).expect("ended").to_string();
+        assert_eq!(text(&drain), "drain timed out: 2 in flight on ingress of edge");
+        drain.unknown_reporters.push(v1::UnknownReporter {
+            node: "edge".to_owned(),
+            reporter: "00a1".to_owned(),
+            reason: "silent for 2s".to_owned(),
+        });
+        assert_eq!(
+            text(&drain),
+            "drain timed out: 2 in flight on ingress of edge, reporter 00a1 of edge unknown (silent for 2s)"
+        );
+        drain.listeners.clear();
+        drain.unknown_reporters.clear();
+        assert_eq!(
+            text(&drain),
+            "drain timed out: 2 in flight",
+            "by Envoy's own count"
+        );
+        drain.in_flight = 0;
+        assert_eq!(
+            text(&drain),
+            "drain timed out: nothing was left, but it was not yet quiet for long enough"
+        );
     }
 }

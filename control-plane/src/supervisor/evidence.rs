@@ -1,11 +1,20 @@
 //! Waiting for traffic to end: what the filters tell, and where they do not, what Envoy's admin endpoint tells.
 
-use std::{future::Future, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::lookup_host,
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
-    admin::Admin,
+    admin::{Admin, CALL},
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
 };
@@ -14,9 +23,43 @@ use crate::address::Address;
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(25);
 
+/// How long a drain waits to hear whose an admin endpoint is.
+const WHOSE: Duration = Duration::from_millis(250);
+
+/// What a wait still waits for, in words, for whoever gives it up. All clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Left(Arc<Mutex<String>>);
+
+impl Left {
+    /// It is this now.
+    pub fn set(&self, text: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    /// In words; empty = nobody said.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Drains a process.
-pub async fn drain(drains: &Drains, request: DrainRequest, admin: Option<&Admin>) -> DrainOutcome {
+pub async fn drain(
+    drains: &Drains,
+    mut request: DrainRequest,
+    admin: Option<&Admin>,
+    left: &Left,
+) -> DrainOutcome {
     let (process, announce) = (request.process.clone(), request.announce);
+    if let (None, Some(admin)) = (&request.node, admin) {
+        // It has not said so before: it has only just been started, or it hangs.
+        let answer = timeout(WHOSE, admin.identity()).await;
+        request.node = answer
+            .ok()
+            .and_then(Result::ok)
+            .map(|(node, _)| node)
+            .filter(|node| !node.is_empty());
+    }
     let why = match drains.run(request).await {
         Ok(outcome) => return outcome,
         Err(why) => why,
@@ -29,7 +72,7 @@ pub async fn drain(drains: &Drains, request: DrainRequest, admin: Option<&Admin>
                 "the filter tells nothing: going by Envoy's own count"
             );
             sleep(announce).await;
-            until_quiet(drains.quiet_period(), || in_flight(admin)).await;
+            until_quiet(drains.quiet_period(), left, || in_flight(admin)).await;
             DrainOutcome::Drained
         }
         None => {
@@ -38,6 +81,7 @@ pub async fn drain(drains: &Drains, request: DrainRequest, admin: Option<&Admin>
                 why,
                 "nothing tells what is in flight: waiting for the drain's timeout"
             );
+            left.set(format!("unknown: {why}"));
             std::future::pending().await
         }
     }
@@ -47,60 +91,205 @@ pub async fn drain(drains: &Drains, request: DrainRequest, admin: Option<&Admin>
 /// listeners without the filter.
 ///
 /// No new connection can come any more, so half of the quiet period is enough here.
-pub async fn listeners_quiet(drains: &Drains, admin: &Admin) {
-    until_quiet(drains.quiet_period() / 2, || in_flight(admin)).await;
+pub async fn listeners_quiet(drains: &Drains, admin: &Admin, left: &Left) {
+    until_quiet(drains.quiet_period() / 2, left, || in_flight(admin)).await;
 }
 
-async fn in_flight(admin: &Admin) -> Option<u64> {
-    admin.requests_in_flight().await.ok()
+async fn in_flight(admin: &Admin) -> Result<Count, String> {
+    let count = admin.requests_in_flight().await;
+    let count = count.map_err(|error| error.to_string())?;
+    Ok(Count {
+        total: count,
+        left: format!("{count} in flight by Envoy's own count"),
+    })
+}
+
+/// What is in flight.
+struct Count {
+    total: u64,
+    /// In words, if it is not 0.
+    left: String,
 }
 
 /// Waits until the count has been 0 for the quiet period. A count that is not known is not 0.
-async fn until_quiet<F>(quiet_period: Duration, mut count: impl FnMut() -> F)
+async fn until_quiet<F>(quiet_period: Duration, left: &Left, mut count: impl FnMut() -> F)
 where
-    F: Future<Output = Option<u64>>,
+    F: Future<Output = Result<Count, String>>,
 {
     let mut quiet_since = None;
     loop {
-        if count().await == Some(0) {
-            let since = *quiet_since.get_or_insert_with(Instant::now);
-            if since.elapsed() >= quiet_period {
-                return;
+        match count().await {
+            Ok(Count { total: 0, .. }) => {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= quiet_period {
+                    return;
+                }
+                left.set("nothing, but it was not yet quiet for long enough".to_owned());
             }
-        } else {
-            quiet_since = None;
+            Ok(Count { left: text, .. }) => {
+                quiet_since = None;
+                left.set(text);
+            }
+            Err(why) => {
+                quiet_since = None;
+                left.set(format!("unknown: {why}"));
+            }
         }
         sleep(ASK_EVERY).await;
     }
 }
 
 /// A proxy that may still send traffic.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
+    /// Its name, for people.
+    pub name: String,
     /// Its admin endpoint; without one only the filters tell.
     pub admin: Option<Admin>,
+    /// Its `node.id`, as far as it is known.
+    pub node: Option<String>,
 }
 
-/// Waits until nothing is in flight from these proxies towards these endpoints. Where no proxy is alive nothing can be.
-pub async fn gate_quiet(drains: &Drains, endpoints: &[Address], proxies: &[Proxy]) {
-    if proxies.is_empty() {
-        return;
+/// Waits until nothing is in flight from the proxies that are alive towards these endpoints. Where no proxy is alive
+/// nothing can be.
+pub async fn gate_quiet(
+    drains: &Drains,
+    process: &str,
+    endpoints: &[Address],
+    proxies: watch::Receiver<Vec<Proxy>>,
+    left: &Left,
+) {
+    let gate = &Gate {
+        drains,
+        process,
+        endpoints: Endpoint::all(endpoints).await,
+        warned: Mutex::default(),
+    };
+    let mut alive = proxies.clone();
+    let others = |alive: &Vec<Proxy>| alive.iter().any(|proxy| proxy.name != process);
+    let quiet = until_quiet(drains.quiet_period(), left, || {
+        let alive = proxies.borrow().clone();
+        async move { gate.towards(&alive).await }
+    });
+    tokio::select! {
+        () = quiet => {}
+        // What is dead sends nothing, and its word is not waited for. Without the supervisor nobody waits either.
+        _ = alive.wait_for(|alive| !others(alive)) => {}
     }
-    until_quiet(drains.quiet_period(), || towards(drains, endpoints, proxies)).await;
 }
 
-async fn towards(drains: &Drains, endpoints: &[Address], proxies: &[Proxy]) -> Option<u64> {
-    let mut sum = 0;
-    for proxy in proxies {
-        sum += match &proxy.admin {
-            Some(admin) => {
-                let by_endpoint = admin.in_flight_by_endpoint().await.ok()?;
-                let count = |endpoint: &Address| by_endpoint.get(&endpoint.to_string()).copied();
-                endpoints.iter().filter_map(count).sum::<u64>()
+/// An endpoint of a gate, under all of its names.
+struct Endpoint {
+    name: String,
+    /// What its host name stands for here; Envoy may know it by that alone.
+    addresses: Vec<String>,
+}
+
+impl Endpoint {
+    async fn all(endpoints: &[Address]) -> Vec<Self> {
+        let mut all = Vec::new();
+        for endpoint in endpoints {
+            let mut addresses = BTreeSet::new();
+            if let Address::Tcp { host, port } = endpoint
+                && let Ok(Ok(found)) = timeout(CALL, lookup_host((host.as_str(), *port))).await
+            {
+                addresses.extend(found.map(|address| address.to_string()));
             }
-            // Without requests there is nothing upstream either.
-            None => drains.in_flight().await?,
-        };
+            let name = endpoint.to_string();
+            addresses.remove(&name);
+            all.push(Self {
+                name,
+                addresses: addresses.into_iter().collect(),
+            });
+        }
+        all
     }
-    Some(sum)
+
+    /// What is in flight towards it; `None` = this Envoy does not know it.
+    fn count(&self, known: &HashMap<String, u64>) -> Option<u64> {
+        let by_address = || {
+            let counts: Vec<u64> = self
+                .addresses
+                .iter()
+                .filter_map(|name| known.get(name).copied())
+                .collect();
+            (!counts.is_empty()).then(|| counts.iter().sum())
+        };
+        known.get(&self.name).copied().or_else(by_address)
+    }
 }
+
+struct Gate<'g> {
+    drains: &'g Drains,
+    process: &'g str,
+    endpoints: Vec<Endpoint>,
+    /// What has been warned of.
+    warned: Mutex<BTreeSet<String>>,
+}
+
+impl Gate<'_> {
+    async fn towards(&self, proxies: &[Proxy]) -> Result<Count, String> {
+        let mut total = 0;
+        let mut left = Vec::new();
+        let mut answered = false;
+        // Endpoints that no admin endpoint has named so far; one that does not answer may know them all.
+        let mut unmatched: BTreeSet<&str> = self.endpoints.iter().map(|one| one.name.as_str()).collect();
+        for proxy in proxies.iter().filter(|proxy| proxy.name != self.process) {
+            let known = match &proxy.admin {
+                Some(admin) => admin
+                    .in_flight_by_endpoint()
+                    .await
+                    .map_err(|error| error.to_string()),
+                None => Err("no admin endpoint is configured".to_owned()),
+            };
+            let known = match known {
+                Ok(known) => known,
+                Err(why) => {
+                    unmatched.clear();
+                    // Without requests there is nothing upstream either.
+                    let filters = self.drains.in_flight(proxy.node.as_deref()).await;
+                    let count = filters.map_err(|filters| format!("{}: {why}; {filters}", proxy.name))?;
+                    total += count;
+                    if count > 0 {
+                        left.push(format!("{count} in flight in {}", proxy.name));
+                    }
+                    continue;
+                }
+            };
+            answered = true;
+            for endpoint in &self.endpoints {
+                let Some(count) = endpoint.count(&known) else {
+                    continue;
+                };
+                unmatched.remove(endpoint.name.as_str());
+                total += count;
+                if count > 0 {
+                    left.push(format!("{count} in flight towards {}", endpoint.name));
+                }
+            }
+        }
+        for endpoint in unmatched.into_iter().filter(|_| answered) {
+            self.warn(endpoint);
+        }
+        Ok(Count {
+            total,
+            left: left.join(", "),
+        })
+    }
+
+    /// Once for each.
+    fn warn(&self, endpoint: &str) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.insert(endpoint.to_owned()) {
+            tracing::warn!(
+                process = self.process,
+                endpoint,
+                "no Envoy that is alive knows this endpoint of the gate, so nothing is waited for: write it as the cluster does"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "evidence_tests.rs"]
+mod tests;

@@ -31,6 +31,6 @@ pub mod signals;
 mod spawner;
 pub mod tell;
 
-pub use driver::Supervisor;
+pub use driver::{Ended, Supervisor};
 pub use handle::{Handle, Status, Told};
 pub use run::run;

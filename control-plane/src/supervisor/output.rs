@@ -90,13 +90,13 @@ impl Output {
         }
     }
 
-    /// Waits until all that was printed is written, at most this long for each of the two.
+    /// Waits until all that was printed is written, at most this long.
     pub async fn flush(self, within: Duration) {
-        for writer in [self.stdout, self.stderr] {
-            drop(writer.lines);
-            // Who keeps the pipe open, or does not read ours, is not waited for any longer.
-            let _ = tokio::time::timeout(within, writer.done).await;
-        }
+        let Self { stdout, stderr, .. } = self;
+        drop((stdout.lines, stderr.lines));
+        let both = async { tokio::join!(stdout.done, stderr.done) };
+        // Who keeps the pipe open, or does not read ours, is not waited for any longer.
+        let _ = tokio::time::timeout(within, both).await;
     }
 }
 

@@ -129,6 +129,11 @@ impl Plan {
         (0..self.processes.len()).map(ProcessId)
     }
 
+    /// From the beginning of a shutdown until the orchestrator kills.
+    pub(super) fn grace_period(&self) -> Duration {
+        self.grace_period
+    }
+
     /// The name of a process.
     #[must_use]
     pub fn name(&self, id: ProcessId) -> &str {

@@ -1,14 +1,12 @@
 //! Readiness checks.
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::{fs::FileTypeExt, net},
-    path::Path,
-    time::Duration,
-};
+use std::{fs, io, net::SocketAddr, os::unix::fs::FileTypeExt, path::Path, time::Duration};
 
 use hyper::Method;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with},
+};
 use tokio::{
     net::{TcpStream, UnixStream, lookup_host},
     time::{Instant, sleep, timeout_at},
@@ -24,8 +22,8 @@ use crate::{
     config::{Check, Command, Ready},
 };
 
-/// Bound of one attempt.
-const ATTEMPT: Duration = Duration::from_secs(1);
+/// Bound of the only attempt where there is no time for another.
+const ONLY_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Asks until the check passes.
 ///
@@ -43,11 +41,10 @@ pub async fn until_ready(
     let until = Instant::now() + ready.timeout;
     let mut last = None;
     loop {
-        // With a timeout of 0 the first attempt decides, and has its own bound.
         let bound = if ready.timeout.is_zero() {
-            Instant::now() + ATTEMPT
+            until + ONLY_ATTEMPT
         } else {
-            until.min(Instant::now() + ATTEMPT)
+            until
         };
         let answer = attempt(&ready.check, command, children, bound).await;
         let Err(why) = answer else { return Ok(()) };
@@ -76,7 +73,9 @@ async fn attempt(
 ) -> Result<(), String> {
     match check {
         Check::Http(target) => {
-            let within = until.saturating_duration_since(Instant::now());
+            // It is told to people, for whom milliseconds are enough.
+            let within = until.saturating_duration_since(Instant::now()).as_millis();
+            let within = Duration::from_millis(u64::try_from(within).unwrap_or(u64::MAX));
             let answer = http::request(Method::GET, &target.address, &target.path, within).await;
             match answer {
                 Ok((status, _)) if status.is_success() => Ok(()),
@@ -85,7 +84,7 @@ async fn attempt(
             }
         }
         Check::Tcp(Address::Tcp { host, port }) => {
-            let connected = timeout_at(until, connect(host, *port)).await;
+            let connected = timeout_at(until, connect_tcp(host, *port)).await;
             let failed = |why: String| format!("cannot connect to {host}:{port}: {why}");
             match connected {
                 Ok(result) => result.map_err(|error| failed(error.to_string())),
@@ -104,7 +103,7 @@ async fn attempt(
     }
 }
 
-async fn connect(host: &str, port: u16) -> io::Result<()> {
+async fn connect_tcp(host: &str, port: u16) -> io::Result<()> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in lookup_host((host, port)).await? {
         match TcpStream::connect(address).await {
@@ -165,19 +164,20 @@ impl Drop for KillOnDrop<'_> {
     }
 }
 
-/// Removes the socket that a dead run left at this path, so that it is not in the way of the next. A connection to a
-/// socket of this machine is made or refused at once.
+/// Removes the socket that a dead run left at this path, so that it is not in the way of the next. Never waits: only a
+/// connection that is refused shows that nobody is there, and one for which there is no room just now shows the opposite.
 pub fn clear_stale_socket(path: &Path) {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if !is_socket {
-        return;
-    }
-    let refused =
-        net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if refused {
+    if is_socket && connect_at_once(path) == Err(Errno::CONNREFUSED) {
         match fs::remove_file(path) {
             Ok(()) => tracing::info!(path = %path.display(), "removed the socket of a dead process"),
             Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a stale socket"),
         }
     }
+}
+
+fn connect_at_once(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }

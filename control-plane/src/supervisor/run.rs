@@ -1,6 +1,9 @@
 //! `ebb run`: the control plane and its processes, from the first signal handler to the exit code.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -8,7 +11,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat};
+use super::{Ended, Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat};
 use crate::{
     config::Config,
     core::policy::Policy,
@@ -18,11 +21,14 @@ use crate::{
 /// How often grpc.health.v1 learns of drains that others have begun. What the processes do it learns at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Runs until every process has stopped. Returns the exit code.
+/// What connections get at least to close, however late it is: what is told to a stream needs a moment to leave.
+const GOODBYE: Duration = Duration::from_millis(50);
+
+/// Runs until every process has stopped, and all but the log is at its end.
 ///
 /// # Errors
 /// The control plane or the health endpoint cannot be started; no process was.
-pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<i32> {
+pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<Ended> {
     let supervisor = Supervisor::new(config, format).context("cannot supervise")?;
     let handle = supervisor.handle();
     let mut server = Server::start_with(options, Some(handle.clone())).await?;
@@ -40,21 +46,26 @@ pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -
         None => None,
     };
     let supervising = tokio::spawn(supervisor.run(drains.clone()));
-    let code = keep(supervising, &mut server, &handle, &drains).await;
-    server.stop().await;
+    let ended = keep(supervising, &mut server, &handle, &drains).await;
+    let until = ended
+        .as_ref()
+        .map_or_else(|_| Instant::now(), |ended| ended.until);
+    // The log comes after it.
+    let left = until.saturating_duration_since(Instant::now()) / 2;
+    server.stop_within(left.max(GOODBYE)).await;
     if let Some(health) = health {
         health.abort();
     }
-    code
+    ended
 }
 
 /// Waits for the supervisor, and has grpc.health.v1 say what `/ready` says.
 async fn keep(
-    mut supervisor: JoinHandle<i32>,
+    mut supervisor: JoinHandle<Ended>,
     server: &mut Server,
     handle: &Handle,
     drains: &Drains,
-) -> anyhow::Result<i32> {
+) -> anyhow::Result<Ended> {
     let mut status = handle.status();
     status.mark_changed();
     let mut look_again = interval(LOOK_AGAIN);
@@ -63,7 +74,7 @@ async fn keep(
     let mut server_failed = false;
     loop {
         tokio::select! {
-            code = &mut supervisor => return code.context("the supervisor failed"),
+            ended = &mut supervisor => return ended.context("the supervisor failed"),
             ended = server.failed(), if !server_failed => {
                 // The processes serve without it; what holds them together must not be what ends them.
                 server_failed = true;

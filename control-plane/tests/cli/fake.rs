@@ -2,13 +2,17 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use ebb_proto::v1::{
     drain_service_server::{DrainService, DrainServiceServer},
     fleet_service_server::{FleetService, FleetServiceServer},
+    process_service_server::{ProcessService, ProcessServiceServer},
     *,
 };
 use tokio::{net::UnixListener, runtime::Runtime, sync::watch};
@@ -31,6 +35,9 @@ pub(crate) struct Says {
     pub(crate) report: watch::Sender<DrainReport>,
     pub(crate) blockers: watch::Sender<Vec<NodeBlocker>>,
     pub(crate) asked_for_blockers: Arc<Mutex<Vec<ListBlockersRequest>>>,
+    pub(crate) processes: watch::Sender<Vec<Process>>,
+    /// How often the processes were listed.
+    pub(crate) listed: Arc<AtomicUsize>,
 }
 
 /// A running control plane; dropped, it is gone with all its connections.
@@ -50,6 +57,8 @@ impl Fake {
             report: watch::Sender::new(DrainReport::default()),
             blockers: watch::Sender::new(Vec::new()),
             asked_for_blockers: Arc::default(),
+            processes: watch::Sender::new(Vec::new()),
+            listed: Arc::default(),
         };
         let directory = tempfile::tempdir().expect("temporary directory");
         let mut fake = Self {
@@ -90,6 +99,7 @@ impl Fake {
         let server = Server::builder()
             .add_service(DrainServiceServer::new(self.says.clone()))
             .add_service(FleetServiceServer::new(self.says.clone()))
+            .add_service(ProcessServiceServer::new(self.says.clone()))
             .serve_with_incoming(UnixListenerStream::new(listener));
         runtime.spawn(server);
         self.runtime = Some(runtime);
@@ -101,6 +111,10 @@ impl Fake {
 
     pub(crate) fn say_nodes(&self, nodes: Vec<Node>) {
         self.says.nodes.send_replace(nodes);
+    }
+
+    pub(crate) fn say_processes(&self, processes: Vec<Process>) {
+        self.says.processes.send_replace(processes);
     }
 
     pub(crate) fn say_report(&self, report: DrainReport) {
@@ -169,6 +183,17 @@ pub(crate) fn node(id: &str, in_flight: u64) -> Node {
             in_flight,
             phase: Phase::Unspecified.into(),
         }],
+    }
+}
+
+/// A process that runs.
+pub(crate) fn process(name: &str, state: ProcessState) -> Process {
+    Process {
+        name: name.into(),
+        state: state.into(),
+        pid: 42,
+        uptime: Some(seconds(90)),
+        ..Process::default()
     }
 }
 
@@ -276,5 +301,30 @@ impl FleetService for Says {
         Ok(Response::new(Box::pin(
             states.map(|nodes| Ok(WatchNodesResponse { nodes })),
         )))
+    }
+}
+
+#[tonic::async_trait]
+impl ProcessService for Says {
+    async fn list_processes(&self, _: Request<ListProcessesRequest>) -> Answer<ListProcessesResponse> {
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        Ok(Response::new(ListProcessesResponse {
+            processes: self.processes.borrow().clone(),
+        }))
+    }
+
+    type WatchProcessesStream = Stream<WatchProcessesResponse>;
+
+    async fn watch_processes(&self, _: Request<WatchProcessesRequest>) -> Answer<Self::WatchProcessesStream> {
+        let states = WatchStream::new(self.processes.subscribe());
+        Ok(Response::new(Box::pin(
+            states.map(|processes| Ok(WatchProcessesResponse { processes })),
+        )))
+    }
+
+    type ShutdownStream = Stream<ShutdownResponse>;
+
+    async fn shutdown(&self, _: Request<ShutdownRequest>) -> Answer<Self::ShutdownStream> {
+        Err(Status::failed_precondition("no process is kept here"))
     }
 }

@@ -6,6 +6,7 @@ mod blockers;
 mod drain;
 mod fake;
 mod fleet;
+mod processes;
 mod program;
 mod report;
 mod serve;

@@ -1,8 +1,20 @@
-//! `/ready` and `/live`.
+//! `/ready` and `/live`, and grpc.health.v1.
 
+use ebb::{
+    config,
+    core::policy::Policy,
+    serve::{ServeOptions, Server},
+    supervisor::{Supervisor, output::OutputFormat},
+};
 use nix::sys::signal::Signal;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
-use crate::world::{World, eventually};
+use crate::{
+    grpc::Calls,
+    world::{World, eventually},
+};
 
 #[test]
 fn ready_is_bad_from_the_announcement_on_and_live_is_not() {
@@ -40,4 +52,92 @@ fn one_that_is_started_in_the_place_of_a_killed_one_takes_its_sockets() {
     world.start(&config);
     world.until_ready();
     world.signal(Signal::SIGTERM);
+}
+
+#[test]
+fn grpc_health_says_what_ready_says() {
+    let mut world = World::new();
+    let go = world.path("go");
+    let check = format!(
+        "ready = {{ exec = [\"test\", \"-e\", {:?}], interval = \"10ms\" }}",
+        go
+    );
+    let config = format!(
+        "[drain]\ntimeout = \"2s\"\n{}",
+        world.recorder("a", &format!("{check}\ndrain = {{}}"))
+    );
+    world.start(&config);
+    let calls = Calls::to(&world);
+    calls.until_health(ServingStatus::NotServing);
+    world.noted("a start");
+    assert_eq!(
+        calls.health(""),
+        ServingStatus::NotServing,
+        "started is not ready"
+    );
+    std::fs::write(&go, "").expect("written");
+    calls.until_health(ServingStatus::Serving);
+    world.signal(Signal::SIGTERM);
+    calls.until_health(ServingStatus::NotServing);
+    world.status("it is being drained", |status| {
+        status["processes"][0]["state"] == "draining"
+    });
+    drop(calls);
+    assert_eq!(world.ends(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_health_says_not_serving_before_any_process_has_started() {
+    let source = "[[process]]\nname = \"a\"\ncommand = [\"true\"]\n";
+    let config = config::parse(source, None).expect("accepted");
+    let supervisor = Supervisor::new(&config, OutputFormat::Text).expect("a supervisor");
+    let options = ServeOptions {
+        listen: vec!["127.0.0.1:0".parse().expect("address")],
+        insecure: false,
+        state: None,
+        policy: Policy::default(),
+        admins: Vec::new(),
+    };
+    let server = Server::start_with(options, Some(supervisor.handle()))
+        .await
+        .expect("serves");
+    let endpoint = format!("http://{}", server.addresses()[0]);
+    let channel = tonic::transport::Endpoint::from_shared(endpoint).expect("address");
+    let mut client = HealthClient::new(channel.connect().await.expect("connected"));
+    for service in ["", "ebb.v1.FilterService"] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let answer = client.check(request).await.expect("an answer").into_inner();
+        assert_eq!(answer.status(), ServingStatus::NotServing, "{service:?}");
+    }
+    drop(client);
+    server.stop().await;
+}
+
+#[test]
+fn who_watches_grpc_health_does_not_hold_up_the_end() {
+    let mut world = World::new();
+    world.ready(&world.recorder("a", ""));
+    world.noted("a start");
+    let calls = Calls::to(&world);
+    calls.until_health(ServingStatus::Serving);
+    let mut client = HealthClient::new(calls.channel.clone());
+    let watched = calls
+        .runtime
+        .block_on(client.watch(HealthCheckRequest::default()));
+    let mut watched = watched.expect("a stream").into_inner();
+    let mut next = || {
+        let message = calls.runtime.block_on(watched.message());
+        message.ok().flatten().map(|message| message.status())
+    };
+    assert_eq!(next(), Some(ServingStatus::Serving));
+    world.signal(Signal::SIGTERM);
+    assert_eq!(next(), Some(ServingStatus::NotServing));
+    while let Some(status) = next() {
+        assert_eq!(status, ServingStatus::NotServing);
+    }
+    assert_eq!(world.ends(), 0);
+    let log = world.read("err");
+    assert!(!log.contains("did not close"), "{log}");
 }

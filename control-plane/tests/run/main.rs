@@ -8,10 +8,16 @@
 )]
 
 mod attach;
+mod end;
 mod example;
+mod gate;
 mod group;
+mod grpc;
 mod health;
 mod keep;
+mod log;
 mod ready;
+mod sockets;
 mod stop;
+mod watch;
 mod world;

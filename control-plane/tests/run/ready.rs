@@ -136,3 +136,16 @@ fn a_delay() {
         .expect("time");
     assert!(after.parse::<u64>().is_ok_and(|after| after >= 150), "{after}");
 }
+
+#[test]
+fn a_check_may_take_as_long_as_there_is_time() {
+    let mut world = World::new();
+    let config = world.process(
+        "a",
+        &["sleep", "1000"],
+        "ready = { exec = [\"sleep\", \"1.3\"], timeout = \"60s\" }",
+    );
+    world.ready(&config);
+    world.signal(Signal::SIGTERM);
+    assert_eq!(world.ends(), 0);
+}

@@ -160,15 +160,25 @@ fn the_grace_period_bounds_everything() {
         "-c",
         "trap '' TERM; echo \"$NAME start\" >> \"$JOURNAL\"; while :; do sleep 0.05; done",
     ];
+    // With nobody attached nothing is known of its listeners: that is waited for until there is just its stop timeout
+    // left, which then ends with the grace period.
     let config = format!(
-        "[shutdown]\ngrace_period = \"1500ms\"\n{}",
+        "[shutdown]\ngrace_period = \"2s\"\n{}",
         world.process("deaf", &deaf, "stop = { timeout = \"1s\" }\ndrain = {}\n")
     );
-    // With nobody attached nothing is known of its listeners: that is waited for, but not longer than there is time.
-    world.ready(&config.replace("[shutdown]", "[drain]\ntimeout = 0\n[shutdown]"));
+    world.ready(&config);
     world.noted("deaf start");
     world.signal(Signal::SIGTERM);
     assert_eq!(world.ends(), 0);
+    let log = world.read("err");
+    assert!(
+        log.contains("the grace period is over: killing everything"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("it did not stop within"),
+        "its stop timeout would have been over later: {log}"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod admin;
 mod order;
+mod pair;
 mod pid1;
 mod rolling;
 mod signals;

@@ -93,9 +93,15 @@ fn server(setup: &Setup, health: SocketAddr) -> Server {
     }
 }
 
-/// Each stop is held to announce + longest request + quiet period + [`OVERHEAD`], but for the time that the processes took
-/// to end once they were told to: on a machine that is busy with other things that alone can be seconds, and so one of
-/// them may be late nevertheless. With that time, the median is held to the same.
+/// What is asked of a stop is announce + longest request + quiet period + [`OVERHEAD`], all of it included. The test asks
+/// for that of the median, and of the single stop a little less, for two reasons that are not Ebb's:
+///
+/// - The time that the processes took to end once they were told to is taken off each stop: it is theirs (an Envoy that
+///   joins its workers, a Python interpreter that shuts down), and can be seconds on a machine whose cores are all taken.
+/// - One stop of ten may be late even so. Two gateways, a load balancer and 32 clients are more than a small machine has
+///   cores, and whoever is not scheduled for 300 ms has used up [`OVERHEAD`] without doing anything.
+///
+/// Neither hides a stop that waits for what it need not: that would be late every time, and so by the median too.
 #[tokio::test]
 async fn ten_rolling_restarts_fail_no_request_and_wait_no_longer_than_they_must() -> Result<()> {
     let site = Site::new().await?;

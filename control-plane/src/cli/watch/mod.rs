@@ -5,7 +5,7 @@ mod view;
 
 use std::time::Duration;
 
-use ebb_proto::v1::{WatchNodesRequest, WatchNodesResponse};
+use ebb_proto::v1::{WatchNodesRequest, WatchNodesResponse, WatchProcessesResponse};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval},
@@ -19,6 +19,7 @@ use super::{
     fleet::Fleet,
     follow::{Update, follow},
     output::Reader,
+    processes::{self, Told},
 };
 use crate::address::Address;
 
@@ -72,6 +73,7 @@ pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
         // A wrong endpoint must be an error, not a watch that waits for ever.
         let client = Client::connect(&watch.endpoint).await?;
         let fleet = Fleet::ask(&client).await?;
+        let processes = Told::now(fleet.processes.clone());
         let mut view = View::new(watch.format);
         if view.show(fleet)? == Reader::Gone {
             return Ok(Exit::Success);
@@ -81,8 +83,12 @@ pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
                 .call(client.fleet().watch_nodes(WatchNodesRequest {}))
                 .await
         });
+        let changes = Changes {
+            nodes: changes,
+            processes: processes::watch(watch.endpoint.clone()),
+        };
         let ended = tokio::select! {
-            ended = keep(&client, changes, &mut view) => ended,
+            ended = keep(&client, changes, processes, &mut view) => ended,
             () = interrupted => Ok(Exit::Success),
         };
         view.end();
@@ -90,18 +96,25 @@ pub(crate) fn run(watch: &Watch) -> Result<Exit, Failure> {
     })
 }
 
+/// What is told without being asked for.
+struct Changes {
+    nodes: mpsc::Receiver<Update<WatchNodesResponse>>,
+    processes: mpsc::Receiver<Update<WatchProcessesResponse>>,
+}
+
 /// The fleet as it is now, with what its drains wait for.
-async fn look(client: &Client, oldest: &mut Oldest) -> Result<Fleet, CallError> {
-    let mut fleet = Fleet::ask(client).await?;
+async fn look(client: &Client, processes: &Told, oldest: &mut Oldest) -> Result<Fleet, CallError> {
+    let mut fleet = Fleet::ask_beside(client, processes.as_of_now()).await?;
     fleet.blockers = oldest.of(&fleet, client).await;
     Ok(fleet)
 }
 
-/// Shows the fleet again and again. The stream only says when to look: its numbers are as old as the last reports, and
-/// filters that serve report rarely unless they are asked.
+/// Shows the fleet again and again. The stream of nodes only says when to look: its numbers are as old as the last
+/// reports, and filters that serve report rarely unless they are asked.
 async fn keep(
     client: &Client,
-    mut changes: mpsc::Receiver<Update<WatchNodesResponse>>,
+    mut changes: Changes,
+    mut processes: Told,
     view: &mut View,
 ) -> Result<Exit, Failure> {
     let mut look_again = interval(LOOK_AGAIN);
@@ -110,7 +123,12 @@ async fn keep(
     let mut oldest = Oldest::default();
     loop {
         tokio::select! {
-            change = changes.recv() => match change {
+            // Whether the control plane is there is what the other stream says, and an older one refuses this one.
+            Some(update) = changes.processes.recv() => match update {
+                Update::Message(message) => processes = Told::now(processes::views(message.processes)),
+                Update::Lost(_) | Update::Refused(_) => continue,
+            },
+            change = changes.nodes.recv() => match change {
                 Some(Update::Message(_)) => heard = true,
                 Some(Update::Lost(reason)) => {
                     heard = false;
@@ -122,7 +140,7 @@ async fn keep(
             },
             _ = look_again.tick(), if heard => {}
         }
-        match look(client, &mut oldest).await {
+        match look(client, &processes, &mut oldest).await {
             Ok(fleet) => {
                 if view.show(fleet)? == Reader::Gone {
                     return Ok(Exit::Success);

@@ -1,6 +1,11 @@
 //! Carrying out what the machine wants of a process: starting, probing, draining, signalling.
 
-use std::{future::Future, path::Path, sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 use tokio::{
@@ -16,7 +21,7 @@ use crate::{
         admin::Admin,
         attach::Attached,
         drains::{DrainRequest, Drains},
-        evidence::{self, Proxy},
+        evidence::{self, Left, Proxy},
         handle::Request,
         machine::{Event, ExitStatus, ProcessEffect, ProcessEvent},
         output::Stream,
@@ -32,7 +37,16 @@ pub(super) struct Supervised {
     config: Arc<Process>,
     body: Body,
     chore: Option<JoinHandle<()>>,
+    /// The `node.id` of its Envoy: configured, or told by its admin endpoint.
+    node: watch::Sender<Option<String>>,
+    /// Asks for that.
+    learning: Option<JoinHandle<()>>,
+    /// What its last wait waited for.
+    left: Left,
 }
+
+/// Between two questions to an admin endpoint for whose it is.
+const LEARN_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 enum Body {
@@ -60,8 +74,20 @@ impl Supervisor {
             run,
             requests: self.requests.clone(),
         };
+        let (node, left) = (process.node.clone(), process.left.clone());
+        if effect != ProcessEffect::FailHealth {
+            left.set(String::new());
+        }
         match effect {
-            ProcessEffect::Spawn => self.spawn(id, &config, answer),
+            ProcessEffect::Spawn => {
+                if let Some(asking) = process.learning.take() {
+                    asking.abort();
+                }
+                if let Some(admin) = admin.filter(|_| node.borrow().is_none()) {
+                    process.learning = Some(tokio::spawn(learn(admin, node)));
+                }
+                self.spawn(id, &config, answer);
+            }
             ProcessEffect::Probe => {
                 let children = self.children.clone();
                 process.chore = Some(answer.after(async move { probed(&config, &children).await }));
@@ -79,6 +105,7 @@ impl Supervisor {
                 let drains = drains.clone();
                 let request = DrainRequest {
                     process: config.name.clone(),
+                    node: node.borrow().clone(),
                     listeners: config
                         .drain
                         .as_ref()
@@ -89,10 +116,12 @@ impl Supervisor {
                     timeout,
                 };
                 process.chore = Some(answer.after(async move {
-                    ProcessEvent::DrainEnded(evidence::drain(&drains, request, admin.as_ref()).await)
+                    let ended = evidence::drain(&drains, request, admin.as_ref(), &left).await;
+                    ProcessEvent::DrainEnded(ended)
                 }));
             }
             ProcessEffect::Close => {
+                left.set("its admin endpoint has not answered".to_owned());
                 process.chore = Some(answer.after(async move {
                     let closed = match admin {
                         Some(admin) => admin.stop_accepting().await.map_err(|error| error.to_string()),
@@ -105,20 +134,18 @@ impl Supervisor {
                 let drains = drains.clone();
                 process.chore = Some(answer.after(async move {
                     if let Some(admin) = admin {
-                        evidence::listeners_quiet(&drains, &admin).await;
+                        evidence::listeners_quiet(&drains, &admin, &left).await;
                     }
                     ProcessEvent::ListenersQuiet
                 }));
             }
             ProcessEffect::AwaitGate { .. } => {
-                let (drains, proxies) = (drains.clone(), self.proxies());
-                let chore = answer.after(async move {
-                    evidence::gate_quiet(&drains, &config.gate, &proxies).await;
+                let (drains, proxies) = (drains.clone(), self.proxies.subscribe());
+                process.chore = Some(answer.after(async move {
+                    let (name, gate) = (&config.name, &config.gate);
+                    evidence::gate_quiet(&drains, name, gate, proxies, &left).await;
                     ProcessEvent::GateQuiet
-                });
-                if let Some(process) = self.processes.get_mut(id.index()) {
-                    process.chore = Some(chore);
-                }
+                }));
             }
             ProcessEffect::Signal(signal) => process.signal(&self.children, signal),
             ProcessEffect::Kill => process.signal(&self.children, Signal::SIGKILL),
@@ -185,19 +212,28 @@ impl Supervisor {
     }
 
     /// Proxies that are alive now.
-    fn proxies(&self) -> Vec<Proxy> {
+    pub(super) fn living_proxies(&self) -> Vec<Proxy> {
         let view = self.machine.view(Instant::now());
         let alive = self
             .processes
             .iter()
             .zip(view)
             .filter(|(_, view)| view.pid.is_some());
-        let drains = alive.filter_map(|(process, _)| process.config.drain.as_ref());
-        drains
-            .map(|drain| Proxy {
+        let proxies =
+            alive.filter_map(|(process, view)| Some((process, view, process.config.drain.as_ref()?)));
+        proxies
+            .map(|(process, view, drain)| Proxy {
+                name: view.name,
                 admin: drain.admin.clone().map(Admin),
+                node: process.node.borrow().clone(),
             })
             .collect()
+    }
+
+    /// What the last wait of a process waited for, in words.
+    pub(super) fn left(&self, id: ProcessId) -> String {
+        let process = self.processes.get(id.index());
+        process.map(|process| process.left.text()).unwrap_or_default()
     }
 
     pub(super) fn forward(&self, signal: Signal) {
@@ -216,6 +252,9 @@ impl Supervised {
             config: Arc::new(config.clone()),
             body: Body::None,
             chore: None,
+            node: watch::Sender::new(config.drain.as_ref().and_then(|drain| drain.node.clone())),
+            learning: None,
+            left: Left::default(),
         }
     }
 
@@ -306,6 +345,19 @@ async fn probed(config: &Process, children: &Children) -> ProcessEvent {
     }
 }
 
+/// Asks an admin endpoint whose it is until it says so: a drain must not have to wait for that, nor be for everybody.
+async fn learn(admin: Admin, node: watch::Sender<Option<String>>) {
+    loop {
+        match admin.identity().await {
+            Ok((id, _)) if !id.is_empty() => {
+                node.send_replace(Some(id));
+                return;
+            }
+            _ => tokio::time::sleep(LEARN_EVERY).await,
+        }
+    }
+}
+
 /// Sockets that the process will make, as far as the configuration names them.
 fn own_sockets(config: &Process) -> Vec<&Path> {
     let mut own: Vec<&Path> = Vec::new();
@@ -317,6 +369,7 @@ fn own_sockets(config: &Process) -> Vec<&Path> {
     if let Some(admin) = config.drain.as_ref().and_then(|drain| drain.admin.as_ref()) {
         own.extend(unix_path(admin));
     }
+    own.extend(config.gate.iter().filter_map(unix_path));
     own
 }
 

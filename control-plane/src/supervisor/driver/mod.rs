@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use self::act::Supervised;
 use super::{
     drains::Drains,
+    evidence::Proxy,
     handle::{Handle, Request, Status, Told, report},
     machine::{Effect, Event, Machine, ProcessEvent, Record, What},
     output::{Output, OutputFormat},
@@ -22,13 +23,22 @@ use super::{
     signals::{Received, Signals},
     tell::Severity,
 };
-use crate::config::Config;
+use crate::config::{Config, defaults};
 
 /// Requests and events that may wait for the task; beyond it the senders wait.
 const QUEUE: usize = 1024;
 
-/// How long what outlived its process is killed, and how long the last output may take, at the very end.
-const CLEAN_UP: Duration = Duration::from_millis(400);
+/// The most that everything after the last process may take. Where the grace period leaves less, it is less.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(1);
+
+/// How the run of a supervisor ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// What to exit with.
+    pub code: i32,
+    /// When everything else of this program has to be over.
+    pub until: Instant,
+}
 
 /// A supervisor that has not started anything yet. Signals are armed already: none is lost, and none ends this process.
 #[derive(Debug)]
@@ -44,6 +54,8 @@ pub struct Supervisor {
     /// Answers that are there at once, before anything else that happens.
     answers: VecDeque<Event>,
     status: watch::Sender<Status>,
+    /// Those that are alive.
+    proxies: watch::Sender<Vec<Proxy>>,
     shutdown_began: Option<Instant>,
 }
 
@@ -71,6 +83,7 @@ impl Supervisor {
             requests,
             answers: VecDeque::from([Event::Start]),
             status: watch::Sender::new(status),
+            proxies: watch::Sender::default(),
             shutdown_began: None,
         })
     }
@@ -84,8 +97,8 @@ impl Supervisor {
         }
     }
 
-    /// Starts the processes, keeps them, and stops them in order. Returns the exit code.
-    pub async fn run(mut self, drains: Drains) -> i32 {
+    /// Starts the processes, keeps them, and stops them in order.
+    pub async fn run(mut self, drains: Drains) -> Ended {
         // What the shutdown of a dead run holds must not hold the next processes.
         drains.release().await;
         let code = loop {
@@ -94,6 +107,7 @@ impl Supervisor {
                 None => self.next().await,
             };
             let effects = self.machine.handle(event, Instant::now());
+            self.publish_proxies();
             let mut finished = None;
             for effect in effects {
                 if let Effect::Finish { code } = effect {
@@ -110,10 +124,17 @@ impl Supervisor {
         for line in report(&self.status.borrow().shutdown) {
             tracing::info!("{line}");
         }
-        self.children.sweep(CLEAN_UP).await;
+        let grace = self.machine.plan().grace_period();
+        let clean_up = clean_up(
+            self.shutdown_began
+                .map(|began| grace.saturating_sub(began.elapsed())),
+        );
+        let until = Instant::now() + clean_up;
+        // What outlived its process is killed, then the last output is awaited; what is left is for the control plane.
+        self.children.sweep(clean_up / 3).await;
         drains.release().await;
-        self.output.flush(CLEAN_UP).await;
-        code
+        self.output.flush(clean_up / 3).await;
+        Ended { code, until }
     }
 
     async fn next(&mut self) -> Event {
@@ -159,7 +180,13 @@ impl Supervisor {
 
     fn tell(&mut self, record: &Record) {
         let process = record.process.map(|id| self.machine.plan().name(id).to_owned());
-        let text = record.text(self.machine.plan());
+        let mut text = record.text(self.machine.plan());
+        if let (What::WaitTimedOut(_), Some(id)) = (&record.what, record.process) {
+            let left = self.left(id);
+            if !left.is_empty() {
+                text = format!("{text}; left: {left}");
+            }
+        }
         match (record.severity(), &process) {
             (Severity::Info, Some(process)) => tracing::info!(process, "{text}"),
             (Severity::Info, None) => tracing::info!("{text}"),
@@ -181,11 +208,42 @@ impl Supervisor {
         }
     }
 
+    /// Before a gate is asked for, which has to know who is alive.
+    fn publish_proxies(&self) {
+        let proxies = self.living_proxies();
+        self.proxies.send_if_modified(|known| {
+            let changed = *known != proxies;
+            *known = proxies;
+            changed
+        });
+    }
+
     fn publish(&self, code: Option<i32>) {
         self.status.send_modify(|status| {
             status.generation += 1;
             status.unready = self.machine.unready();
             status.code = code;
         });
+    }
+}
+
+/// How long everything after the last process may take, by what is left of the grace period.
+fn clean_up(left: Option<Duration>) -> Duration {
+    left.unwrap_or(CLEAN_UP_MAX)
+        .clamp(defaults::CLEAN_UP, CLEAN_UP_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_keeps_to_the_grace_period_and_to_what_is_reserved_of_it() {
+        let ms = Duration::from_millis;
+        assert_eq!(clean_up(Some(ms(20_000))), CLEAN_UP_MAX);
+        assert_eq!(clean_up(Some(ms(700))), ms(700));
+        assert_eq!(clean_up(Some(Duration::ZERO)), defaults::CLEAN_UP);
+        // The last SIGKILL, and what follows it.
+        assert!(defaults::KILL_WITHIN + defaults::CLEAN_UP <= defaults::RESERVE);
     }
 }

@@ -202,7 +202,7 @@ impl Step<'_> {
     }
 
     fn force(&mut self, why: Force) {
-        let end = self.now + defaults::RESERVE;
+        let end = self.now + defaults::KILL_WITHIN;
         if let Phase::Stopping { pace, .. } = &mut self.machine.phase {
             *pace = Pace::Forced { until: end };
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::{super::*, world::*};
-use crate::supervisor::plan::PlannedDrain;
+use crate::{config::defaults, supervisor::plan::PlannedDrain};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -320,8 +320,9 @@ fn what_does_not_even_die_by_sigkill_is_named() {
     );
     machine.handle(Event::Signal(Signal::SIGTERM), stuck);
     machine.handle(Event::Tick, stuck + SECOND / 2);
-    assert_eq!(machine.next_deadline(), Some(stuck + SECOND));
-    let effects = machine.handle(Event::Tick, stuck + SECOND);
+    let given_up = stuck + SECOND / 2 + defaults::KILL_WITHIN;
+    assert_eq!(machine.next_deadline(), Some(given_up));
+    let effects = machine.handle(Event::Tick, given_up);
     let abandoned = Record {
         process: None,
         what: What::Abandoned(vec!["stuck".to_owned()]),
