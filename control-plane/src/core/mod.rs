@@ -5,11 +5,15 @@
 //! | `policy` | how a drain behaves: keys, defaults, what fits together |
 //! | `machine` | one drain: its phases |
 //! | `tally` | what a drain counts: members and their sums |
+//! | `node` | what one node contributes to them: its reporters, and its Envoy's own count |
 //! | `admins` | what each Envoy says of itself, and the lever `/healthcheck/fail` |
+//! | `reading` | what an Envoy says, and how much of it a drain covers |
+//! | `coverage` | which drains an Envoy's own count concerns, and the names that only Envoys know |
 //! | `scope` | what a drain covers |
 //! | `fleet` | who is attached, and whether their word counts |
 //! | `drain` | one drain with all that belongs to it |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
+//! | `holding` | drains that have ended and hold |
 //! | `view` | the same, in the words of the wire |
 //! | `timeline` | what was in flight over the time of a drain |
 //! | `report` | what a drain did |
@@ -21,11 +25,15 @@
 
 pub mod admins;
 pub mod blockers;
+mod coverage;
 pub mod drain;
 pub mod drains;
 pub mod fleet;
+mod holding;
 pub mod machine;
+mod node;
 pub mod policy;
+mod reading;
 pub mod record;
 pub mod report;
 pub mod scope;
@@ -200,6 +208,8 @@ pub struct Core {
     ask: u64,
     /// Asks that somebody outside waits for, with the number of answers missing.
     queries: BTreeMap<u64, usize>,
+    /// Envoys that were asked for names and have not answered, by ask.
+    named: BTreeSet<(u64, Arc<str>)>,
     /// Asks for blockers.
     inquiries: Inquiries,
     /// When to look for reporters that are long gone.
@@ -207,31 +217,36 @@ pub struct Core {
 }
 
 impl Core {
-    /// A control plane that has heard of nobody, with what an earlier one left.
-    pub fn new(defaults: Policy, kept: Kept, now: Now) -> Self {
+    /// A control plane that has heard of nobody, with what an earlier one left; and, in words, what of that makes no sense
+    /// and is left out.
+    pub fn new(defaults: Policy, kept: Kept, now: Now) -> (Self, Vec<String>) {
+        let mut left_out = Vec::new();
+        let mut resume = |record| {
+            let drain = Drain::resume(record, now);
+            drain.map_err(|error| left_out.push(error)).ok()
+        };
+        let drains = kept.drains.into_iter().filter_map(&mut resume).collect();
         let millis = now
             .wall
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_millis();
-        Self {
+        let core = Self {
             defaults,
             fleet: Fleet::default(),
             admins: BTreeMap::new(),
             silent_admins: BTreeMap::new(),
             pulled_levers: kept.levers.into_iter().map(Arc::from).collect(),
-            drains: kept
-                .drains
-                .into_iter()
-                .filter_map(|record| Drain::resume(record, now))
-                .collect(),
+            drains,
             // Greater than any that an earlier control plane got to by counting.
             generation: u64::try_from(millis).unwrap_or_default(),
             ask: 0,
             queries: BTreeMap::new(),
+            named: BTreeSet::new(),
             inquiries: Inquiries::default(),
             prune_at: Some(now.instant + FORGET_AFTER),
-        }
+        };
+        (core, left_out)
     }
 
     /// Takes one event.
