@@ -291,6 +291,7 @@ impl Session {
             answers: stream.answers,
             upstreams: counts.upstreams.report(),
             blockers: Vec::new(),
+            counts_upstreams: counts.upstreams.counts_all(),
         };
         Some(Effect::Send {
             token: stream.token,

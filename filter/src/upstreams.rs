@@ -75,6 +75,8 @@ pub struct Upstreams {
     known: RefCell<BTreeMap<String, Rc<Endpoint>>>,
     /// Root contexts in the filter chains of clusters.
     filters: Cell<u32>,
+    /// Root contexts in listeners that count no attempts.
+    blind: Cell<u32>,
 }
 
 impl Upstreams {
@@ -119,6 +121,21 @@ impl Upstreams {
     /// Whether filters of clusters count the attempts, so that those of listeners must not.
     pub fn has_filters(&self) -> bool {
         self.filters.get() > 0
+    }
+
+    /// Adds a root context in a listener that counts no attempts.
+    pub fn add_blind(&self) {
+        self.blind.set(self.blind.get().saturating_add(1));
+    }
+
+    /// Takes such a root context away.
+    pub fn remove_blind(&self) {
+        self.blind.set(self.blind.get().saturating_sub(1));
+    }
+
+    /// Whether the attempts of all requests are counted: by filters of clusters, or by those of every listener.
+    pub fn counts_all(&self) -> bool {
+        self.has_filters() || self.blind.get() == 0
     }
 
     /// A stream opens: from now on, endpoints are reported if they have an attempt in flight or get one.

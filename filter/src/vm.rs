@@ -115,11 +115,16 @@ impl Vm {
     fn plugin(&mut self, role: &Role) -> Plugin {
         let upstreams = &self.counts.upstreams;
         match role {
-            Role::Listener(config) => Plugin::Listener {
-                upstreams: config.upstreams.then(|| Rc::clone(upstreams)),
-                detect_grpc: config.detect_grpc,
-                listener: self.counts.listeners.add(&config.name),
-            },
+            Role::Listener(config) => {
+                if !config.upstreams {
+                    upstreams.add_blind();
+                }
+                Plugin::Listener {
+                    upstreams: config.upstreams.then(|| Rc::clone(upstreams)),
+                    detect_grpc: config.detect_grpc,
+                    listener: self.counts.listeners.add(&config.name),
+                }
+            }
             Role::Upstream => {
                 upstreams.add_filter();
                 Plugin::Upstream(Rc::clone(upstreams))
@@ -154,7 +159,14 @@ impl Vm {
     fn forget(&mut self, root: u32) {
         for gone in self.roots.extract_if(.., |other| other.id == root) {
             match &*gone.plugin {
-                Plugin::Listener { listener, .. } => self.counts.listeners.remove(listener),
+                Plugin::Listener {
+                    listener, upstreams, ..
+                } => {
+                    if upstreams.is_none() {
+                        self.counts.upstreams.remove_blind();
+                    }
+                    self.counts.listeners.remove(listener);
+                }
                 Plugin::Upstream(upstreams) => upstreams.remove_filter(),
             }
         }

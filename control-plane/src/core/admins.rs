@@ -1,7 +1,8 @@
 //! Envoy's admin endpoints, where one is at hand: what each Envoy says of itself, and the lever `/healthcheck/fail`.
 //!
 //! ```text
-//!   poll:    Idle --needed for 250 ms--> Asking --answer--> Idle, again after 50 ms while needed
+//!   poll:    Idle --needed--> Patient --250 ms--> Asking --answer--> Due, in 50 ms --while needed--> Asking
+//!              '--needed at once--> Due ------------^                 '--not needed--> Idle
 //!   health:  Serving --a drain closes the whole node--> Failing --done--> Failed --released--> Restoring --done--> Serving
 //!                                                          '--error--> Unable --released-------^ |         ^
 //!                                                                (the filter closes)             '--error--> RestoreAt
@@ -10,14 +11,16 @@
 //! may have been heard all the same, and is undone as well.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use ebb_proto::v1;
 
-use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, policy::Evidence, scope::Scope};
+use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, node::Need, policy::Evidence};
+
+pub use super::reading::{Reading, Requests};
 
 /// How long reporters may be unknown before their Envoy is asked itself: a filter answers within milliseconds.
 const ASK_AFTER: Duration = Duration::from_millis(250);
@@ -31,44 +34,15 @@ const STARTED_WITHIN: Duration = Duration::from_millis(1500);
 /// After a question or a lever that failed.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// What an Envoy says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// `downstream_rq_active` by `stat_prefix`, without the admin's own.
-    pub listeners: BTreeMap<String, u64>,
-    /// `rq_active` by upstream endpoint; only if it was asked for.
-    pub upstreams: BTreeMap<String, u64>,
-}
-
-impl Reading {
-    /// Requests in flight in a scope; `None` if the Envoy says nothing of a part of it.
-    fn in_flight(&self, scope: &Scope) -> Option<u64> {
-        let sum = |counts: &BTreeMap<String, u64>, names: &[String]| {
-            names
-                .iter()
-                .map(|name| counts.get(name).copied())
-                .sum::<Option<u64>>()
-        };
-        if scope.is_upstream() {
-            // An endpoint that Envoy does not have gets nothing from it.
-            Some(
-                scope
-                    .upstreams
-                    .iter()
-                    .filter_map(|name| self.upstreams.get(name))
-                    .sum(),
-            )
-        } else if scope.listeners.is_empty() {
-            Some(self.listeners.values().sum())
-        } else {
-            sum(&self.listeners, &scope.listeners)
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Poll {
-    Idle { at: Option<Instant> },
+    /// Nothing is wanted of it.
+    Idle,
+    /// Asked then, unless the filters tell meanwhile.
+    Patient { at: Instant },
+    /// Asked then.
+    Due { at: Instant },
+    /// Asked, and not yet answered.
     Asking,
 }
 
@@ -90,9 +64,53 @@ pub(super) struct Admin {
     health: Health,
     /// Since when its process runs, to the second.
     started: SystemTime,
+    /// `None` = not read yet.
+    names: Option<Names>,
+}
+
+/// What there is in an Envoy, as last read.
+#[derive(Debug, Default)]
+struct Names {
+    /// The `stat_prefix`es of its listeners.
+    listeners: BTreeSet<String>,
+    /// Its upstream endpoints.
+    upstreams: BTreeSet<String>,
 }
 
 impl Admin {
+    fn new(health: Health, started: SystemTime) -> Self {
+        Self {
+            poll: Poll::Idle,
+            health,
+            started,
+            names: None,
+        }
+    }
+
+    fn learn(&mut self, reading: &Reading) {
+        let names = self.names.get_or_insert_default();
+        names.listeners = reading.listeners.keys().cloned().collect();
+        // Not asked for is not none.
+        if !reading.upstreams.is_empty() {
+            names.upstreams = reading.upstreams.keys().cloned().collect();
+        }
+    }
+
+    /// Whether what it has was read.
+    pub(super) fn is_read(&self) -> bool {
+        self.names.is_some()
+    }
+
+    /// The `stat_prefix`es of its listeners, as last read.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &String> {
+        self.names.iter().flat_map(|names| &names.listeners)
+    }
+
+    /// Its upstream endpoints, as last read.
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &String> {
+        self.names.iter().flat_map(|names| &names.upstreams)
+    }
+
     /// Whether a drain that has ended can have drained this process, and not one that had its place before.
     fn was_there(&self, drain: &Drain) -> bool {
         self.started <= drain.started_at + STARTED_WITHIN
@@ -105,8 +123,8 @@ impl Admin {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let poll = match self.poll {
-            Poll::Idle { at } => at,
-            Poll::Asking => None,
+            Poll::Patient { at } | Poll::Due { at } => Some(at),
+            Poll::Idle | Poll::Asking => None,
         };
         let health = match self.health {
             Health::RestoreAt(at) => Some(at),
@@ -147,23 +165,11 @@ impl Core {
         } else {
             Health::Serving
         };
-        let poll = Poll::Idle { at: None };
-        let admin = Admin {
-            poll,
-            health,
-            started,
-        };
         // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
-        self.admins.insert(node.clone(), admin);
-        let covering = |drain: &&mut Drain| !drain.machine.is_ended() && drain.scope.has_node(&node);
-        let mut concerned = Vec::new();
-        for drain in self.drains.values_mut().filter(covering) {
-            if drain.scope.is_whole_node() || drain.tally.nodes().any(|other| *other == node) {
-                drain.tally.has_admin(&node);
-                concerned.push(drain.sequence);
-            }
-        }
-        for sequence in concerned {
+        self.admins.insert(node.clone(), Admin::new(health, started));
+        // For the names of what it has: drains may name what no filter does.
+        out.push(self.asks_all_of(&node));
+        for sequence in self.give_admin(&node) {
             self.observe(sequence, now, out);
         }
     }
@@ -201,12 +207,7 @@ impl Core {
                 drain.warn(silent.text.clone());
             }
         }
-        for node in self.admins.keys().filter(|node| drain.scope.has_node(node)) {
-            let has_members = drain.tally.nodes().any(|other| other == node);
-            if has_members || drain.scope.is_whole_node() {
-                drain.tally.has_admin(node);
-            }
-        }
+        self.give_admins(drain);
     }
 
     pub(super) fn admin_answered(
@@ -229,25 +230,46 @@ impl Core {
             return;
         };
         let again = if reading.is_ok() { ASK_EVERY } else { AGAIN_AFTER };
-        admin.poll = Poll::Idle {
-            at: Some(now.instant + again),
+        admin.poll = Poll::Due {
+            at: now.instant + again,
         };
-        let running =
-            |drain: &&mut Drain| !drain.machine.is_ended() && drain.tally.nodes().any(|other| *other == node);
-        let mut concerned = Vec::new();
-        for drain in self.drains.values_mut().filter(running) {
-            let in_flight = reading
-                .as_ref()
-                .ok()
-                .and_then(|reading| reading.in_flight(&drain.scope));
-            drain.tally.own_count(&node, ask, in_flight);
-            if let Err(error) = &reading {
-                drain.warn(format!("the admin endpoint of {node} does not answer: {error}"));
-            }
-            concerned.push(drain.sequence);
+        if let Ok(reading) = &reading {
+            admin.learn(reading);
         }
-        for sequence in concerned {
+        self.count_named(&node, ask, out);
+        for sequence in self.give_admin(&node) {
+            self.own_count(sequence, &node, ask, &reading);
             self.observe(sequence, now, out);
+        }
+    }
+
+    /// Takes in what an Envoy said, or did not, of the scope of a drain.
+    fn own_count(&mut self, sequence: u64, node: &Arc<str>, ask: u64, reading: &Result<Reading, String>) {
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
+        // Not every question is for upstream endpoints.
+        if matches!(reading, Ok(reading) if drain.scope.is_upstream() && reading.upstreams.is_empty()) {
+            return;
+        }
+        let own = match reading {
+            Ok(reading) => self.own(node, reading, drain).map_err(|error| match &*error {
+                "" => error,
+                _ => format!("the Envoy of {node} {error}"),
+            }),
+            Err(error) => Err(format!("the admin endpoint of {node} does not answer: {error}")),
+        };
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
+        if drain.tally.own_count(node, ask, own.as_ref().ok().copied()) {
+            drain.warn(format!(
+                "the Envoy of {node} has requests that no filter counts (a listener without it?): waiting for them too"
+            ));
+        }
+        match own {
+            Err(text) if !text.is_empty() => drain.warn(text),
+            _ => {}
         }
     }
 
@@ -318,20 +340,23 @@ impl Core {
                     .values()
                     .filter(|drain| drain.tally.nodes().any(|other| other == node))
             };
-            let running =
-                || of_node().filter(|drain| !drain.machine.is_ended() && drain.tally.needs_own(node));
-            admin.poll = match admin.poll {
-                Poll::Idle { .. } if running().next().is_none() => Poll::Idle { at: None },
-                Poll::Idle { at: None } => {
-                    let at_once = running().any(|drain| drain.machine.policy().evidence == Evidence::Admin);
-                    Poll::Idle {
-                        at: Some(now.instant + if at_once { Duration::ZERO } else { ASK_AFTER }),
-                    }
-                }
-                poll => poll,
+            let running = || {
+                of_node()
+                    .filter(|drain| !drain.machine.is_ended())
+                    .filter_map(|drain| Some((drain, drain.tally.needs_own(node)?)))
             };
-            if matches!(admin.poll, Poll::Idle { at: Some(at) } if at <= now.instant) {
-                let upstreams = running().any(|drain| drain.scope.is_upstream());
+            let need = running().map(|(_, need)| need).max();
+            admin.poll = match (admin.poll, need) {
+                (Poll::Asking, _) => Poll::Asking,
+                (_, None) => Poll::Idle,
+                (Poll::Idle, Some(Need::Soon)) => Poll::Patient {
+                    at: now.instant + ASK_AFTER,
+                },
+                (Poll::Idle | Poll::Patient { .. }, Some(Need::AtOnce)) => Poll::Due { at: now.instant },
+                (poll, _) => poll,
+            };
+            if matches!(admin.poll, Poll::Patient { at } | Poll::Due { at } if at <= now.instant) {
+                let upstreams = running().any(|(drain, _)| drain.scope.is_upstream());
                 out.push(Effect::AskAdmin {
                     node: node.to_string(),
                     ask: self.ask,
@@ -372,7 +397,10 @@ impl Core {
         let by_admin = |node: &Arc<str>| self.admins.get(node).is_some_and(Admin::closes);
         if pulls_lever(drain) && drain.tally.nodes().next().is_some() && drain.tally.nodes().all(by_admin) {
             v1::Lever::Admin
-        } else if drain.machine.closing_since().is_some() && !drain.scope.is_upstream() {
+        } else if drain.machine.closing_since().is_some()
+            && !drain.scope.is_upstream()
+            && drain.tally.members().next().is_some()
+        {
             v1::Lever::Filter
         } else {
             v1::Lever::Unspecified

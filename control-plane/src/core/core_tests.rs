@@ -17,6 +17,8 @@ struct World {
     /// What each stream was last told.
     told: BTreeMap<u64, v1::FilterCommand>,
     stored: Vec<Record>,
+    /// The last question to each Envoy.
+    asked: BTreeMap<String, u64>,
 }
 
 impl World {
@@ -29,7 +31,7 @@ impl World {
             instant: Instant::now(),
             wall: SystemTime::now(),
         };
-        let core = Core::new(
+        let (core, left_out) = Core::new(
             Policy::default(),
             record::Kept {
                 drains: records,
@@ -37,12 +39,14 @@ impl World {
             },
             now,
         );
+        assert_eq!(left_out, Vec::<String>::new());
         Self {
             core,
             start: now,
             now,
             told: BTreeMap::new(),
             stored: Vec::new(),
+            asked: BTreeMap::new(),
         }
     }
 
@@ -51,6 +55,9 @@ impl World {
             match effect {
                 Effect::Send { stream, command } => {
                     self.told.insert(stream.0, command.clone());
+                }
+                Effect::AskAdmin { node, ask, .. } => {
+                    self.asked.insert(node.clone(), *ask);
                 }
                 Effect::Store(record) => self.stored.push((**record).clone()),
                 _ => {}
@@ -81,10 +88,14 @@ impl World {
 
     /// A report that answers the last ask, as a filter's every report does.
     fn report(&mut self, stream: u64, listeners: &[(&str, u64)]) -> Vec<Effect> {
+        self.report_that(stream, report(listeners, 0))
+    }
+
+    fn report_that(&mut self, stream: u64, report: v1::FilterReport) -> Vec<Effect> {
         let answers = self.told.get(&stream).map_or(0, |command| command.ask);
         self.happen(Event::Reported {
             stream: StreamId(stream),
-            report: report(listeners, answers),
+            report: v1::FilterReport { answers, ..report },
         })
     }
 
@@ -552,22 +563,40 @@ fn an_announced_drain_shows_counts_and_closes_nothing() {
 
 #[path = "blockers_tests.rs"]
 mod blockers;
+#[path = "keeping_tests.rs"]
+mod keeping;
+#[path = "model_tests.rs"]
+mod model;
+#[path = "own_tests.rs"]
+mod own;
 #[path = "report_tests.rs"]
 mod report;
+#[path = "upstream_tests.rs"]
+mod upstream;
 
 /// Evidence beside the filter's.
 mod evidence {
-    use super::{super::admins::Reading, super::policy::Evidence, *};
+    use super::{
+        super::admins::{Reading, Requests},
+        super::policy::Evidence,
+        *,
+    };
 
-    fn reading(listeners: &[(&str, u64)]) -> Result<Reading, String> {
-        let counts = listeners.iter().map(|(name, count)| ((*name).to_owned(), *count));
+    pub(super) fn reading(listeners: &[(&str, u64)]) -> Result<Reading, String> {
+        let counts = listeners.iter().map(|(name, count)| {
+            let requests = Requests {
+                in_flight: *count,
+                begun: (*count == 0).then_some(100),
+            };
+            ((*name).to_owned(), requests)
+        });
         Ok(Reading {
             listeners: counts.collect(),
             ..Reading::default()
         })
     }
 
-    fn by(evidence: Evidence) -> PolicyOverrides {
+    pub(super) fn by(evidence: Evidence) -> PolicyOverrides {
         PolicyOverrides {
             evidence: Some(evidence),
             ..PolicyOverrides::default()
@@ -575,7 +604,7 @@ mod evidence {
     }
 
     impl World {
-        fn find_admin(&mut self, node: &str) {
+        pub(super) fn find_admin(&mut self, node: &str) {
             let started = self.now.wall - Duration::from_secs(3600);
             self.happen(Event::AdminFound {
                 node: node.to_owned(),
@@ -583,7 +612,7 @@ mod evidence {
             });
         }
 
-        fn admin_says(&mut self, node: &str, reading: Result<Reading, String>) -> Vec<Effect> {
+        pub(super) fn admin_says(&mut self, node: &str, reading: Result<Reading, String>) -> Vec<Effect> {
             let ask = self.core.ask;
             self.happen(Event::AdminAnswered {
                 node: node.to_owned(),
@@ -592,7 +621,7 @@ mod evidence {
             })
         }
 
-        fn lever_done(&mut self, close: bool, result: Result<(), String>) -> Vec<Effect> {
+        pub(super) fn lever_done(&mut self, close: bool, result: Result<(), String>) -> Vec<Effect> {
             self.happen(Event::LeverDone {
                 node: "a".to_owned(),
                 close,
@@ -601,7 +630,7 @@ mod evidence {
         }
 
         /// Asks and levers that time brings about.
-        fn wait_for_calls(&mut self, millis: u64) -> Vec<Effect> {
+        pub(super) fn wait_for_calls(&mut self, millis: u64) -> Vec<Effect> {
             self.now.instant += Duration::from_millis(millis);
             self.now.wall += Duration::from_millis(millis);
             let effects = self.happen(Event::Tick);
@@ -854,6 +883,7 @@ mod evidence {
             });
             let report = v1::FilterReport {
                 upstreams: upstreams.collect(),
+                counts_upstreams: true,
                 ..report(&[("ingress", 9)], answers)
             };
             world.happen(Event::Reported {
@@ -887,7 +917,7 @@ mod evidence {
         assert_eq!(world.drain("d").in_flight, 3);
         assert!(!world.drain("d").holding, "it closes nothing");
         said(&mut world, &[("10.0.0.1:80", 0), ("10.0.0.2:80", 4), ("", 0)]);
-        world.wait(200);
+        world.wait(300);
         said(&mut world, &[("10.0.0.1:80", 0), ("10.0.0.2:80", 4), ("", 0)]);
         assert_eq!(world.phase("d"), v1::Phase::Drained);
     }

@@ -8,7 +8,7 @@ use super::{
     Now,
     fleet::{Epoch, Reporter},
     machine::{Hold, Machine, Outcome},
-    policy::{Policy, PolicyOverrides, from_wire},
+    policy::{Evidence, Policy, PolicyOverrides, from_wire},
     record::Record,
     report::Recorder,
     scope::Scope,
@@ -17,6 +17,12 @@ use super::{
 
 /// The most warnings that a drain keeps.
 const MAX_WARNINGS: usize = 32;
+
+/// The most changes of evidence that a drain tells of: one that flaps must leave room for other words.
+const MAX_CHANGES: usize = 16;
+
+/// Between two records for the sake of members that joined: each is a write to the disk, and an Envoy has many VMs.
+const KEEP_JOINED_EVERY: Duration = Duration::from_millis(100);
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -38,16 +44,27 @@ pub struct Drain {
     pub(super) evidence: v1::Evidence,
     /// What its caller should know.
     pub(super) warnings: Vec<String>,
+    /// How often that has changed, and was told.
+    pub(super) changes: usize,
+    /// When to keep it for the sake of members that have joined.
+    pub(super) keep_at: Option<Instant>,
 }
 
 impl Drain {
-    /// A drain that an earlier control plane left; `None` if its record makes no sense.
-    pub(super) fn resume(record: Record, now: Now) -> Option<(u64, Self)> {
-        let drain = record.drain?;
+    /// A drain that an earlier control plane left.
+    ///
+    /// # Errors
+    /// In words, why its record makes no sense.
+    pub(super) fn resume(record: Record, now: Now) -> Result<(u64, Self), String> {
+        let drain = record.drain.ok_or("an empty record")?;
+        let unreadable = |what: &dyn std::fmt::Display| format!("drain {:?}: {what}", drain.id);
         let scope = drain.scope.clone().map(Scope::from).unwrap_or_default();
-        let overrides = PolicyOverrides::from_proto(drain.policy.as_ref()?).ok()?;
-        let policy = Policy::default().with(&overrides).ok()?;
-        let started_at = SystemTime::try_from(drain.started_at?).ok()?;
+        let policy = drain.policy.as_ref().ok_or_else(|| unreadable(&"no policy"))?;
+        let policy = PolicyOverrides::from_proto(policy)
+            .and_then(|overrides| Policy::default().with(&overrides))
+            .map_err(|error| unreadable(&error))?;
+        let started_at = drain.started_at.and_then(|at| SystemTime::try_from(at).ok());
+        let started_at = started_at.ok_or_else(|| unreadable(&"no start"))?;
         // A clock set back meanwhile must not put the start into the future, nor the deadline far away.
         let age = now.wall.duration_since(started_at).unwrap_or_default();
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
@@ -68,8 +85,14 @@ impl Drain {
         for member in &record.members {
             tally.expect(Epoch(member.epoch), &member.node, member.process);
         }
+        for node in &record.own_nodes {
+            tally.expect_own(node);
+        }
         let (machine, last) = match outcome {
-            None => (Machine::resume(policy, started, closing_since), None),
+            None => {
+                let machine = Machine::resume(policy, scope.hold(), started, closing_since);
+                (machine, None)
+            }
             Some(outcome) => {
                 let at = started + span(drain.elapsed).unwrap_or_default();
                 (
@@ -79,9 +102,15 @@ impl Drain {
             }
         };
         let renew_at = machine.closing_since().map(|_| now.instant);
-        let (evidence, warnings) = (drain.evidence(), drain.warnings);
+        // Of one that goes on, what is there now has to be seen anew.
+        let evidence = if machine.is_ended() {
+            drain.evidence()
+        } else {
+            tally.rests_on()
+        };
+        let warnings = drain.warnings;
         let (id, request_id, sequence) = (drain.id, drain.request_id, record.sequence);
-        Some((
+        Ok((
             sequence,
             Self {
                 id,
@@ -97,6 +126,8 @@ impl Drain {
                 renew_at,
                 evidence,
                 warnings,
+                changes: 0,
+                keep_at: None,
             },
         ))
     }
@@ -110,6 +141,7 @@ impl Drain {
                 .and_then(|since| since.saturating_duration_since(self.started).try_into().ok()),
             sequence: self.sequence,
             members: self.tally.records(),
+            own_nodes: self.tally.own_nodes(),
             report: Some(self.recorder.record()),
         }
     }
@@ -158,6 +190,11 @@ impl Drain {
         }
     }
 
+    /// Whether it has ended and holds.
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.machine.outcome(), Some((_, Hold::Holding)))
+    }
+
     /// Keeps something that the caller should know, once.
     pub(super) fn warn(&mut self, text: String) {
         if !self.warnings.contains(&text) && self.warnings.len() < MAX_WARNINGS {
@@ -165,8 +202,43 @@ impl Drain {
         }
     }
 
+    /// Takes in what its counts rest on now, and says so if that has changed. Returns whether it has.
+    pub(super) fn rest_on(&mut self, evidence: v1::Evidence, elapsed: Duration) -> bool {
+        let before = std::mem::replace(&mut self.evidence, evidence);
+        let unknown = self.tally.observation().unknown > 0;
+        let text = match (before, evidence) {
+            _ if before == evidence => return false,
+            _ if self.machine.policy().evidence != Evidence::Auto => return true,
+            (_, v1::Evidence::Admin) => "reporters of the filter are unknown: going by Envoy's own count",
+            (v1::Evidence::Admin, _) if unknown => {
+                "Envoy's own count is lost, and reporters of the filter are unknown: waiting for either"
+            }
+            (v1::Evidence::Admin, _) => "every reporter of the filter is known again: going by its count",
+            _ => return true,
+        };
+        if self.changes < MAX_CHANGES {
+            self.changes += 1;
+            // With the time each is a warning of its own.
+            let after = humantime::format_duration(Duration::from_millis(
+                u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            ));
+            self.warn(format!("{text} (after {after})"));
+        }
+        true
+    }
+
+    /// A member has joined. Returns whether that has to be kept now; else it is due at [`Drain::keep_at`].
+    pub(super) fn joined(&mut self, now: Instant) -> bool {
+        let at = self.recorder.kept().map_or(now, |kept| kept + KEEP_JOINED_EVERY);
+        if at <= now {
+            return true;
+        }
+        self.keep_at.get_or_insert(at);
+        false
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.machine.next_deadline(), self.renew_at]
+        [self.machine.next_deadline(), self.renew_at, self.keep_at]
             .into_iter()
             .flatten()
             .min()

@@ -84,6 +84,15 @@ pub enum StartError {
         "policy.evidence: no admin endpoint of node {0:?} is configured, or it does not answer; use auto or filter"
     )]
     NoAdmin(String),
+    /// Evidence `filter`, and a node in scope that only its admin endpoint tells of.
+    #[error("policy.evidence: no filter of node {0:?} counts there, only its Envoy does; use auto or admin")]
+    NoFilter(String),
+    /// Upstream endpoints, and filters that do not count them.
+    #[error(
+        "scope.upstreams: the filters of node {0:?} do not count upstreams on all of its listeners; set `upstreams` in each \
+         of their configurations, put the filter into the clusters, or leave the node out"
+    )]
+    NotCounted(String),
     /// Not a listener of any node in scope.
     #[error("no listener {name:?} on the nodes in scope; known: {}", list(.known))]
     UnknownListener {
@@ -140,7 +149,10 @@ impl Core {
         if request.request_id.len() > MAX_REQUEST_ID {
             return Err(StartError::LongRequestId(request.request_id.len()));
         }
-        let policy = self.defaults.with(&request.overrides)?;
+        let mut policy = self.defaults.with(&request.overrides)?;
+        if request.scope.is_upstream() && request.overrides.quiet_period.is_none() {
+            policy.outlast_retries();
+        }
         let same = |drain: &&Drain| !drain.request_id.is_empty() && drain.request_id == request.request_id;
         if let Some(drain) = self.drains.values().find(same) {
             return if drain.scope == request.scope && *drain.machine.policy() == policy {
@@ -155,7 +167,7 @@ impl Core {
         self.check_scope(&request.scope, policy.evidence)?;
 
         let sequence = self.drains.last_key_value().map_or(1, |(last, _)| last + 1);
-        let (machine, effects) = Machine::start(policy, now.instant);
+        let (machine, effects) = Machine::start(policy, request.scope.hold(), now.instant);
         let mut tally = Tally::new(machine.policy().evidence);
         for (epoch, reporter) in self
             .fleet
@@ -179,6 +191,8 @@ impl Core {
             renew_at: None,
             evidence: v1::Evidence::Unspecified,
             warnings: Vec::new(),
+            changes: 0,
+            keep_at: None,
         };
         self.add_admins(&mut drain);
         self.drains.insert(sequence, drain);
@@ -204,23 +218,24 @@ impl Core {
                 .reporters()
                 .filter(|(_, reporter)| scope.has_node(&reporter.node))
         };
-        let listeners = covered().flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()));
+        let admins = || {
+            let admins = self.admins.iter().filter(|(node, _)| scope.has_node(node));
+            admins.map(|(_, admin)| admin)
+        };
+        let listeners = covered()
+            .flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()))
+            .chain(admins().flat_map(|admin| admin.listeners().cloned()));
         named(&scope.listeners, listeners.collect())
             .map_err(|(name, known)| StartError::UnknownListener { name, known })?;
-        let upstreams =
-            covered().flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()));
+        let upstreams = covered()
+            .flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()))
+            .chain(admins().flat_map(|admin| admin.upstreams().cloned()));
         named(
             &scope.upstreams,
             upstreams.filter(|address| !address.is_empty()).collect(),
         )
         .map_err(|(name, known)| StartError::UnknownUpstream { name, known })?;
-        let without = covered().find(|(_, reporter)| !self.admins.contains_key(&reporter.node));
-        match without {
-            Some((_, reporter)) if evidence == Evidence::Admin => {
-                Err(StartError::NoAdmin(reporter.node.to_string()))
-            }
-            _ => Ok(()),
-        }
+        self.check_evidence(scope, evidence)
     }
 
     /// Ends a drain as cancelled, or releases one that has ended. `None` = no drain of that id.
@@ -250,16 +265,23 @@ impl Core {
         };
         let mut concerned = Vec::new();
         let mut joined = false;
+        let mut keep = Vec::new();
         for (sequence, drain) in &mut self.drains {
             let member = drain.tally.has(epoch);
             if drain.covers(epoch, reporter) {
                 drain.tally.update(epoch, reporter, &drain.scope);
-                joined |= !member;
+                if !member {
+                    joined = true;
+                    keep.extend(drain.joined(now.instant).then_some(*sequence));
+                }
                 concerned.push(*sequence);
             } else if member {
                 drain.tally.remove(epoch);
                 concerned.push(*sequence);
             }
+        }
+        for sequence in keep {
+            self.keep(sequence, now, out);
         }
         if joined {
             self.send(epoch, now, out);
@@ -278,12 +300,7 @@ impl Core {
             return;
         };
         let evidence = drain.tally.rests_on();
-        let changed = std::mem::replace(&mut drain.evidence, evidence) != evidence;
-        if changed && evidence == v1::Evidence::Admin && drain.machine.policy().evidence == Evidence::Auto {
-            drain.warn("reporters of the filter are unknown: going by Envoy's own count".to_owned());
-        } else if changed && evidence == v1::Evidence::Filter && !drain.warnings.is_empty() {
-            drain.warn("every reporter of the filter is known again: going by its count".to_owned());
-        }
+        let changed = drain.rest_on(evidence, drain.machine.elapsed(now.instant));
         out.push(Effect::DrainChanged {
             id: drain.id.clone(),
             phase: changed,
@@ -292,7 +309,7 @@ impl Core {
         self.drive(sequence, seen, now, out);
     }
 
-    fn drive(&mut self, sequence: u64, event: machine::Event, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn drive(&mut self, sequence: u64, event: machine::Event, now: Now, out: &mut Vec<Effect>) {
         let Some(drain) = self.drains.get_mut(&sequence) else {
             return;
         };
@@ -302,6 +319,7 @@ impl Core {
 
     fn carry_out(&mut self, sequence: u64, effects: Vec<machine::Effect>, now: Now, out: &mut Vec<Effect>) {
         self.note(sequence, &effects, now, out);
+        let keeps = effects.contains(&machine::Effect::Keep);
         for effect in effects {
             match effect {
                 machine::Effect::Publish => self.publish(sequence, now, out),
@@ -309,6 +327,9 @@ impl Core {
                 machine::Effect::Keep => self.keep(sequence, now, out),
                 machine::Effect::Changed => self.changed(sequence, out),
             }
+        }
+        if keeps {
+            self.take_over(sequence, now, out);
         }
     }
 
@@ -355,13 +376,14 @@ impl Core {
             return;
         };
         let view = self.drain_view(drain, now.instant);
-        out.push(Effect::Store(Box::new(drain.record(view.clone()))));
-        if let Some(drain) = self
-            .drains
-            .get_mut(&sequence)
-            .filter(|drain| drain.machine.is_ended())
-        {
-            drain.last = Some(view);
+        let record = drain.record(view.clone());
+        out.push(Effect::Store(Box::new(record)));
+        if let Some(drain) = self.drains.get_mut(&sequence) {
+            drain.keep_at = None;
+            drain.recorder.keep(now.instant);
+            if drain.machine.is_ended() {
+                drain.last = Some(view);
+            }
         }
     }
 
@@ -386,6 +408,10 @@ impl Core {
             .collect::<Vec<_>>()
         {
             self.drive(sequence, machine::Event::Tick, now, out);
+            let joined = |drain: &Drain| drain.keep_at.is_some_and(|at| at <= now.instant);
+            if self.drains.get(&sequence).is_some_and(joined) {
+                self.keep(sequence, now, out);
+            }
             let Some(drain) = self.drains.get_mut(&sequence) else {
                 continue;
             };
@@ -396,35 +422,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    /// Releases ended drains that hold nobody.
-    pub(super) fn release_the_empty(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let empty = |drain: &&Drain| drain.machine.is_ended() && drain.tally.is_deserted();
-        for sequence in self
-            .drains
-            .values()
-            .filter(empty)
-            .map(|drain| drain.sequence)
-            .collect::<Vec<_>>()
-        {
-            self.drive(sequence, machine::Event::NobodyLeft, now, out);
-        }
-    }
-
-    /// Lets ended drains go of members that an earlier control plane knew and that never came back to this one.
-    pub(super) fn release_the_gone(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for drain in self.drains.values_mut().filter(|drain| drain.machine.is_ended()) {
-            for epoch in drain
-                .tally
-                .members()
-                .filter(|epoch| self.fleet.get(*epoch).is_none())
-                .collect::<Vec<_>>()
-            {
-                drain.tally.remove(epoch);
-            }
-        }
-        self.release_the_empty(now, out);
     }
 
     fn forget_old(&mut self, out: &mut Vec<Effect>) {

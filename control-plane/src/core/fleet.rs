@@ -65,6 +65,8 @@ pub struct Reporter {
     pub listeners: Vec<v1::ListenerCounts>,
     /// Its last counts of upstream endpoints, if it counts them.
     pub upstreams: Vec<v1::UpstreamCounts>,
+    /// Whether it counts them for all of its requests.
+    pub counts_upstreams: bool,
     /// The last ask that was put to it on this stream.
     pub asked: u64,
     /// The last ask that it answered on this stream.
@@ -169,6 +171,7 @@ impl Fleet {
             last_report: now,
             listeners: Vec::new(),
             upstreams: Vec::new(),
+            counts_upstreams: false,
             asked: 0,
             answered: 0,
             awaited: false,
@@ -190,6 +193,7 @@ impl Fleet {
         reporter.last_report = now;
         reporter.listeners = report.listeners;
         reporter.upstreams = report.upstreams;
+        reporter.counts_upstreams = report.counts_upstreams;
         reporter.answered = reporter.answered.max(report.answers);
         if let Standing::Silent(stream) = reporter.standing {
             reporter.standing = Standing::Live(stream);

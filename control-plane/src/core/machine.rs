@@ -10,7 +10,8 @@
 //!                               ^---------------------------------'
 //!
 //!   any state but Ended: the deadline passes -> Ended(timed out); cancel -> Ended(cancelled)
-//!   Ended(drained | timed out) holds until it is released, by a cancel or because nobody is left to hold.
+//!   Ended(drained | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a drain
+//!   of the same scope holds now. One that closes nothing holds nothing.
 //! ```
 //! A reporter whose last word was zero may have died since; so at the end of the quiet period everybody is asked
 //! once more, and only their answers end the drain. That costs one round trip and is what makes `drained` true.
@@ -108,6 +109,8 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub struct Machine {
     policy: Policy,
+    /// What an end leaves that does not let go.
+    hold: Hold,
     started: Instant,
     closing_since: Option<Instant>,
     /// Requests known to be in flight when last observed.
@@ -116,10 +119,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A drain that starts now, and the first thing it wants done.
-    pub fn start(policy: Policy, now: Instant) -> (Self, Vec<Effect>) {
+    /// A drain that starts now, and the first thing it wants done. `hold`: whether it holds when it ends, if nothing else
+    /// lets go.
+    pub fn start(policy: Policy, hold: Hold, now: Instant) -> (Self, Vec<Effect>) {
         let mut machine = Self {
             policy,
+            hold,
             started: now,
             closing_since: None,
             in_flight: 0,
@@ -134,7 +139,7 @@ impl Machine {
 
     /// A drain that an earlier control plane started at `started` and had not ended. It is judged anew from what the
     /// reporters say now; its deadline stays where it was.
-    pub fn resume(policy: Policy, started: Instant, closing_since: Option<Instant>) -> Self {
+    pub fn resume(policy: Policy, hold: Hold, started: Instant, closing_since: Option<Instant>) -> Self {
         let state = if closing_since.is_some() {
             State::Draining
         } else {
@@ -142,6 +147,7 @@ impl Machine {
         };
         Self {
             policy,
+            hold,
             started,
             closing_since,
             in_flight: 0,
@@ -160,6 +166,7 @@ impl Machine {
     ) -> Self {
         Self {
             policy,
+            hold,
             started,
             closing_since,
             in_flight: 0,
@@ -167,8 +174,16 @@ impl Machine {
         }
     }
 
-    /// Takes one event. The deadline is looked at first, whatever the event.
+    /// Takes one event. The deadline is looked at first, whatever the event: a cancel that comes after it does not change
+    /// the outcome, and lets go.
     pub fn handle(&mut self, event: Event, now: Instant) -> Vec<Effect> {
+        let ended = self.pass_deadline(now);
+        let effects = self.take(event, now);
+        // After an end there is nothing but to let go, which wants done what the end does.
+        if effects.is_empty() { ended } else { effects }
+    }
+
+    fn pass_deadline(&mut self, now: Instant) -> Vec<Effect> {
         if !self.is_ended() && now >= self.deadline() {
             let by_delay = self.policy.evidence == Evidence::Delay && self.closing_since.is_some();
             let waited = by_delay && self.in_flight == 0 && !self.policy.timeout.is_zero();
@@ -181,6 +196,10 @@ impl Machine {
                 now,
             );
         }
+        Vec::new()
+    }
+
+    fn take(&mut self, event: Event, now: Instant) -> Vec<Effect> {
         match (event, self.state) {
             (
                 Event::Cancel,
@@ -258,7 +277,7 @@ impl Machine {
     fn end(&mut self, outcome: Outcome, now: Instant) -> Vec<Effect> {
         let hold = match (outcome, self.policy.on_timeout) {
             (Outcome::Cancelled, _) | (Outcome::TimedOut, OnTimeout::Abort) => Hold::Released,
-            (Outcome::Drained, _) | (Outcome::TimedOut, OnTimeout::Proceed) => Hold::Holding,
+            (Outcome::Drained, _) | (Outcome::TimedOut, OnTimeout::Proceed) => self.hold,
         };
         // A deadline inside the announcement still leaves a drain that holds, so it closes from here on.
         if hold == Hold::Holding {

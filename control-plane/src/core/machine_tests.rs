@@ -30,7 +30,7 @@ fn unconfirmed(unconfirmed: usize) -> Event {
 /// A drain with one request in flight, and its start.
 fn draining() -> (Machine, Instant) {
     let start = Instant::now();
-    let (mut machine, effects) = Machine::start(policy(), start);
+    let (mut machine, effects) = Machine::start(policy(), Hold::Holding, start);
     assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
     assert_eq!(machine.handle(seen(1, 0), start), []);
     (machine, start)
@@ -47,7 +47,7 @@ fn without_an_announcement_it_closes_at_once() {
 fn an_announcement_delays_the_closing_and_the_judging() {
     let start = Instant::now();
     let announce = Duration::from_secs(1);
-    let (mut machine, effects) = Machine::start(Policy { announce, ..policy() }, start);
+    let (mut machine, effects) = Machine::start(Policy { announce, ..policy() }, Hold::Holding, start);
     assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
     assert_eq!(machine.closing_since(), None);
     assert_eq!(machine.next_deadline(), Some(start + announce));
@@ -125,6 +125,7 @@ fn a_quiet_period_of_zero_confirms_the_first_zero() {
             quiet_period: Duration::ZERO,
             ..policy()
         },
+        Hold::Holding,
         start,
     );
     assert_eq!(
@@ -143,6 +144,7 @@ fn a_timeout_of_zero_ends_at_once_and_holds() {
             timeout: Duration::ZERO,
             ..policy()
         },
+        Hold::Holding,
         start,
     );
     assert_eq!(effects, [Effect::Keep, Effect::Publish, Effect::Changed]);
@@ -158,6 +160,7 @@ fn a_deadline_with_abort_lets_go() {
             on_timeout: OnTimeout::Abort,
             ..policy()
         },
+        Hold::Holding,
         start,
     );
     machine.handle(Event::Tick, start + TIMEOUT);
@@ -193,10 +196,10 @@ fn an_ended_drain_that_holds_nobody_is_released_and_a_running_one_is_not() {
 #[test]
 fn a_resumed_drain_keeps_its_deadline_and_is_judged_anew() {
     let start = Instant::now();
-    let mut machine = Machine::resume(policy(), start, Some(start));
+    let mut machine = Machine::resume(policy(), Hold::Holding, start, Some(start));
     assert_eq!(machine.phase(), v1::Phase::Draining);
     assert_eq!(machine.next_deadline(), Some(start + TIMEOUT));
-    let mut late = Machine::resume(policy(), start, Some(start));
+    let mut late = Machine::resume(policy(), Hold::Holding, start, Some(start));
     late.handle(Event::Tick, start + TIMEOUT * 2);
     assert_eq!(late.phase(), v1::Phase::TimedOut);
     machine.handle(seen(0, 0), start);
@@ -247,7 +250,7 @@ mod property {
                 timeout: Duration::from_secs(2),
                 ..Policy::default()
             };
-            let (mut machine, _) = Machine::start(policy.clone(), start);
+            let (mut machine, _) = Machine::start(policy.clone(), Hold::Holding, start);
             let (mut now, mut arrivals) = (start, 0);
             let mut zero_since: Option<Instant> = None;
             for step in steps {

@@ -5,11 +5,15 @@
 //! | `policy` | how a drain behaves: keys, defaults, what fits together |
 //! | `machine` | one drain: its phases |
 //! | `tally` | what a drain counts: members and their sums |
+//! | `node` | what one node contributes to them: its reporters, and its Envoy's own count |
 //! | `admins` | what each Envoy says of itself, and the lever `/healthcheck/fail` |
+//! | `reading` | what an Envoy says, and how much of it a drain covers |
+//! | `coverage` | which drains an Envoy's own count concerns, and the names that only Envoys know |
 //! | `scope` | what a drain covers |
 //! | `fleet` | who is attached, and whether their word counts |
 //! | `drain` | one drain with all that belongs to it |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
+//! | `holding` | drains that have ended and hold |
 //! | `view` | the same, in the words of the wire |
 //! | `timeline` | what was in flight over the time of a drain |
 //! | `report` | what a drain did |
@@ -21,11 +25,15 @@
 
 pub mod admins;
 pub mod blockers;
+mod coverage;
 pub mod drain;
 pub mod drains;
 pub mod fleet;
+mod holding;
 pub mod machine;
+mod node;
 pub mod policy;
+mod reading;
 pub mod record;
 pub mod report;
 pub mod scope;
@@ -181,6 +189,15 @@ pub enum Effect {
     Answered(u64),
 }
 
+/// Somebody who was asked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    /// A reporter.
+    Reporter(Epoch),
+    /// An Envoy itself, by its node.
+    Envoy(Arc<str>),
+}
+
 /// Everything the control plane knows.
 #[derive(Debug)]
 pub struct Core {
@@ -198,8 +215,8 @@ pub struct Core {
     generation: u64,
     /// The last ask put to anybody.
     ask: u64,
-    /// Asks that somebody outside waits for, with those whose answers are missing.
-    queries: BTreeMap<u64, BTreeSet<Epoch>>,
+/// Asks that somebody outside waits for, with those whose answers are missing.
+    queries: BTreeMap<u64, BTreeSet<Asked>>,
     /// Asks for blockers.
     inquiries: Inquiries,
     /// When to look for reporters that are long gone.
@@ -207,31 +224,35 @@ pub struct Core {
 }
 
 impl Core {
-    /// A control plane that has heard of nobody, with what an earlier one left.
-    pub fn new(defaults: Policy, kept: Kept, now: Now) -> Self {
+    /// A control plane that has heard of nobody, with what an earlier one left; and, in words, what of that makes no sense
+    /// and is left out.
+    pub fn new(defaults: Policy, kept: Kept, now: Now) -> (Self, Vec<String>) {
+        let mut left_out = Vec::new();
+        let mut resume = |record| {
+            let drain = Drain::resume(record, now);
+            drain.map_err(|error| left_out.push(error)).ok()
+        };
+        let drains = kept.drains.into_iter().filter_map(&mut resume).collect();
         let millis = now
             .wall
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_millis();
-        Self {
+        let core = Self {
             defaults,
             fleet: Fleet::default(),
             admins: BTreeMap::new(),
             silent_admins: BTreeMap::new(),
             pulled_levers: kept.levers.into_iter().map(Arc::from).collect(),
-            drains: kept
-                .drains
-                .into_iter()
-                .filter_map(|record| Drain::resume(record, now))
-                .collect(),
+            drains,
             // Greater than any that an earlier control plane got to by counting.
             generation: u64::try_from(millis).unwrap_or_default(),
             ask: 0,
             queries: BTreeMap::new(),
             inquiries: Inquiries::default(),
             prune_at: Some(now.instant + FORGET_AFTER),
-        }
+        };
+        (core, left_out)
     }
 
     /// Takes one event.
@@ -353,7 +374,7 @@ impl Core {
     /// Asks everybody live for its counts. [`Effect::Answered`] follows, here or later.
     pub fn query(&mut self, now: Now) -> (u64, Vec<Effect>) {
         self.ask += 1;
-        let live: BTreeSet<Epoch> = self
+        let live: Vec<Epoch> = self
             .fleet
             .reporters()
             .filter(|(_, r)| r.is_live())
@@ -363,7 +384,8 @@ impl Core {
         if live.is_empty() {
             out.push(Effect::Answered(self.ask));
         } else {
-            self.queries.insert(self.ask, live.clone());
+            let asked = live.iter().copied().map(Asked::Reporter).collect();
+            self.queries.insert(self.ask, asked);
         }
         for epoch in live {
             self.send(epoch, now, &mut out);
@@ -375,8 +397,13 @@ impl Core {
     /// put is not among those that it waits for.
     fn answered(&mut self, epoch: Epoch, ask: u64, out: &mut Vec<Effect>) {
         for (_, missing) in self.queries.range_mut(..=ask) {
-            missing.remove(&epoch);
+            missing.remove(&Asked::Reporter(epoch));
         }
+        self.settle_queries(out);
+    }
+
+    /// Tells of the queries that everybody has answered.
+    fn settle_queries(&mut self, out: &mut Vec<Effect>) {
         self.queries.retain(|ask, missing| {
             if missing.is_empty() {
                 out.push(Effect::Answered(*ask));

@@ -52,6 +52,10 @@ pub struct Policy {
 /// The shortest lease: it is renewed three times in its length, and a renewal has to cross a busy machine.
 pub const MIN_LEASE: Duration = Duration::from_secs(1);
 
+/// The least quiet period, unless the caller says otherwise, of a drain towards an upstream endpoint: between two tries of
+/// a request nothing is in flight towards any, for as long as Envoy backs off. By default that is 250 ms at most.
+pub const OUTLASTS_RETRIES: Duration = Duration::from_millis(300);
+
 /// The longest value of any key. A drain of a day is a typing error.
 pub const MAX_KEY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -182,6 +186,13 @@ impl Policy {
             });
         }
         problems
+    }
+
+    /// Makes the quiet period at least [`OUTLASTS_RETRIES`], if that fits.
+    pub fn outlast_retries(&mut self) {
+        if self.announce + OUTLASTS_RETRIES < self.timeout {
+            self.quiet_period = self.quiet_period.max(OUTLASTS_RETRIES);
+        }
     }
 
     /// The same on the wire, every key set.

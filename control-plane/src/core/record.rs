@@ -29,6 +29,9 @@ pub struct Record {
     /// The reporters in its scope.
     #[prost(message, repeated, tag = "4")]
     pub members: Vec<MemberRecord>,
+    /// Nodes of which only their Envoy tells something, by its admin endpoint.
+    #[prost(string, repeated, tag = "5")]
+    pub own_nodes: Vec<String>,
     /// What it did so far.
     #[prost(message, optional, tag = "10")]
     pub report: Option<ReportRecord>,

@@ -111,6 +111,16 @@ impl Recorder {
         before != Some(point.phase)
     }
 
+    /// When it was last kept.
+    pub(super) fn kept(&self) -> Option<Instant> {
+        self.kept
+    }
+
+    /// It is kept now.
+    pub(super) fn keep(&mut self, now: Instant) {
+        self.kept = Some(now);
+    }
+
     /// Whether it was last kept long enough ago.
     fn is_due(&self, now: Instant) -> bool {
         self.kept

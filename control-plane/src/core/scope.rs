@@ -2,7 +2,7 @@
 
 use ebb_proto::v1;
 
-use super::fleet::Reporter;
+use super::{fleet::Reporter, machine::Hold};
 
 /// Nodes x listeners, or nodes x upstream endpoints; an empty list of nodes or listeners means all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,15 @@ impl Scope {
         self.listeners.is_empty() && self.upstreams.is_empty()
     }
 
+    /// What a drain of it leaves behind when it is over: one that closes nothing has nothing to hold.
+    pub(super) fn hold(&self) -> Hold {
+        if self.is_upstream() {
+            Hold::Released
+        } else {
+            Hold::Holding
+        }
+    }
+
     /// Whether it covers a node.
     pub fn has_node(&self, node: &str) -> bool {
         self.nodes.is_empty() || self.nodes.iter().any(|name| name == node)
@@ -75,6 +84,11 @@ impl Scope {
                     .listeners
                     .iter()
                     .any(|listener| self.has_listener(&listener.name)))
+    }
+
+    /// Whether a reporter counts what this covers: not all of them count attempts by upstream endpoint.
+    pub(super) fn is_counted_by(&self, reporter: &Reporter) -> bool {
+        !self.is_upstream() || reporter.counts_upstreams
     }
 
     /// What a reporter says of what this covers: name, in flight, started, marked.

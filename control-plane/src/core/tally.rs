@@ -15,11 +15,15 @@ use ebb_proto::v1;
 use super::{
     fleet::{Epoch, Reporter},
     machine::Observation,
+    node::{Need, Node, Own, Terms, has_answered},
     policy::Evidence,
     record::MemberRecord,
     report::Ended,
     scope::Scope,
 };
+
+/// The most that is believed of anybody to be in flight, so that no sum overflows, whatever a filter says.
+pub(super) const MOST: u64 = 1 << 40;
 
 /// Counters of one listener of one member, against where they stood when the drain first heard of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,7 +59,10 @@ struct Member {
 impl Member {
     fn in_flight(&self) -> u64 {
         if self.known {
-            self.counts.values().map(|count| count.in_flight).sum()
+            self.counts
+                .values()
+                .fold(0, |sum: u64, count| sum.saturating_add(count.in_flight))
+                .min(MOST)
         } else {
             0
         }
@@ -67,32 +74,13 @@ impl Member {
     }
 }
 
-/// What an Envoy says of itself, by its admin endpoint.
-#[derive(Clone, Copy, Debug, Default)]
-struct Own {
-    in_flight: u64,
-    /// The last ask that it answered.
-    answered: u64,
-}
-
-/// Sums of one node.
-#[derive(Clone, Debug, Default)]
-struct Node {
-    members: usize,
-    filter: Observation,
-    /// `None` = there is no admin endpoint at hand.
-    own: Option<Own>,
-}
-
 /// The members of a drain and their sums.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    evidence: Evidence,
+    terms: Terms,
     members: HashMap<Epoch, Member>,
     nodes: BTreeMap<Arc<str>, Node>,
     sums: Observation,
-    told: u64,
-    confirm: u64,
     /// Whether it ever had a member.
     met: bool,
     ended: Ended,
@@ -102,12 +90,14 @@ impl Tally {
     /// Nobody yet.
     pub fn new(evidence: Evidence) -> Self {
         Self {
-            evidence,
+            terms: Terms {
+                evidence,
+                told: 0,
+                confirm: 0,
+            },
             members: HashMap::new(),
             nodes: BTreeMap::new(),
             sums: Observation::default(),
-            told: 0,
-            confirm: 0,
             met: false,
             ended: Ended::default(),
         }
@@ -116,121 +106,110 @@ impl Tally {
     /// From here on a member is known only when it has answered `ask`. The first time, what was counted before the
     /// drain is dropped: its numbers begin with the first answer.
     pub fn told(&mut self, ask: u64) {
-        if self.told == 0 {
+        if self.terms.told == 0 {
             for member in self.members.values_mut() {
                 member.counts.clear();
             }
-            for node in self.nodes.values_mut() {
-                (node.filter.in_flight, node.filter.arrivals) = (0, 0);
-            }
+            self.nodes.values_mut().for_each(Node::start_over);
         }
-        self.told = ask;
-        self.confirm = ask;
+        self.terms.told = ask;
+        self.terms.confirm = ask;
         self.sum_up();
     }
 
     /// From here on a member has confirmed only when it has answered `ask`.
     pub fn confirm(&mut self, ask: u64) {
-        self.confirm = ask;
+        self.terms.confirm = ask;
         for member in self.members.values_mut() {
             member.confirmed = false;
         }
-        for node in self.nodes.values_mut() {
-            node.filter.unconfirmed = node.members;
-        }
+        self.nodes.values_mut().for_each(Node::confirm);
         self.sum_up();
     }
 
     fn sum_up(&mut self) {
         let mut sums = Observation::default();
         for node in self.nodes.values() {
-            add(&mut sums, self.contribution(node));
+            add(&mut sums, node.contribution(self.terms));
         }
         self.sums = sums;
     }
 
-    /// What a node contributes, by the evidence that the drain rests on.
-    fn contribution(&self, node: &Node) -> Observation {
-        match node.own {
-            Some(own) if self.rests_on_own(node) => Observation {
-                in_flight: own.in_flight,
-                arrivals: node.filter.arrivals,
-                unknown: usize::from(own.answered < self.told),
-                unconfirmed: usize::from(own.answered < self.confirm),
-            },
-            None if self.evidence == Evidence::Admin => Observation {
-                unknown: 1,
-                ..node.filter
-            },
-            _ => node.filter,
-        }
-    }
-
-    /// Whether a node's own count stands in for its reporters'.
-    fn rests_on_own(&self, node: &Node) -> bool {
-        let answers = node.own.is_some_and(|own| own.answered >= self.told);
-        match self.evidence {
-            Evidence::Filter | Evidence::Delay => false,
-            Evidence::Admin => true,
-            Evidence::Auto => node.members == 0 || node.filter.unknown > 0 && answers,
-        }
-    }
-
     /// The evidence that all of it rests on now: the weakest, where nodes differ.
     pub fn rests_on(&self) -> v1::Evidence {
-        match self.evidence {
+        match self.terms.evidence {
             Evidence::Delay => v1::Evidence::Delay,
-            _ if self.nodes.values().any(|node| self.rests_on_own(node)) => v1::Evidence::Admin,
+            _ if self.nodes.values().any(|node| node.rests_on_own(self.terms)) => v1::Evidence::Admin,
             _ => v1::Evidence::Filter,
         }
     }
 
-    /// Whether a node's own count is needed: it has been asked for, or reporters of the node are unknown.
-    pub fn needs_own(&self, node: &str) -> bool {
-        self.nodes.get(node).is_some_and(|node| match self.evidence {
-            Evidence::Filter | Evidence::Delay => false,
-            Evidence::Admin => true,
-            Evidence::Auto => node.members == 0 || node.filter.unknown > 0,
-        })
+    /// Whether a node's own count is needed, and how much.
+    pub fn needs_own(&self, node: &str) -> Option<Need> {
+        self.nodes.get(node)?.needs_own(self.terms)
     }
 
     /// Changes a node, and the sums with it.
-    fn change(&mut self, name: &Arc<str>, change: impl FnOnce(&mut Node)) {
+    fn change<T>(&mut self, name: &Arc<str>, change: impl FnOnce(&mut Node) -> T) -> T {
         let mut node = self.nodes.remove(name).unwrap_or_default();
-        let before = self.contribution(&node);
-        change(&mut node);
-        let after = self.contribution(&node);
+        let before = node.contribution(self.terms);
+        let result = change(&mut node);
+        let after = if node.is_deserted() {
+            Observation::default()
+        } else {
+            node.contribution(self.terms)
+        };
         self.sums.in_flight = self.sums.in_flight.saturating_sub(before.in_flight);
         self.sums.arrivals = self.sums.arrivals.wrapping_sub(before.arrivals);
         self.sums.unknown = self.sums.unknown.saturating_sub(before.unknown);
         self.sums.unconfirmed = self.sums.unconfirmed.saturating_sub(before.unconfirmed);
         add(&mut self.sums, after);
-        if node.members > 0 || node.own.is_some() {
+        if !node.is_deserted() {
             self.nodes.insert(name.clone(), node);
-        } else {
-            self.sums.arrivals = self.sums.arrivals.wrapping_sub(after.arrivals);
-            self.sums.unknown = self.sums.unknown.saturating_sub(after.unknown);
         }
+        result
     }
 
-    /// A node of which an admin endpoint is at hand.
-    pub fn has_admin(&mut self, node: &Arc<str>) {
-        self.change(node, |node| {
-            node.own.get_or_insert_with(Own::default);
-        });
+    /// A node of which an admin endpoint is at hand. `beside`: its Envoy may have requests in scope that no reporter counts.
+    pub fn has_admin(&mut self, node: &Arc<str>, beside: bool) {
+        self.change(node, |node| node.has_admin(beside));
     }
 
-    /// What a node's Envoy says of itself, in answer to `ask`; `None` = it did not answer.
-    pub fn own_count(&mut self, node: &Arc<str>, ask: u64, in_flight: Option<u64>) {
-        self.change(node, |node| {
-            node.own = Some(match in_flight {
-                Some(in_flight) => Own {
-                    in_flight,
-                    answered: ask,
-                },
-                None => Own::default(),
-            });
-        });
+    /// A node of which the admin endpoint does not concern the drain.
+    pub fn has_no_admin(&mut self, node: &Arc<str>) {
+        self.change(node, Node::has_no_admin);
+    }
+
+    /// A node of which an earlier control plane had a word of its Envoy that nobody else gives.
+    pub fn expect_own(&mut self, node: &str) {
+        self.change(&node.into(), Node::has_lost_admin);
+    }
+
+    /// Whether a node has an admin endpoint.
+    pub fn own_of(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(Node::has_own)
+    }
+
+    /// Nodes of which only their Envoy tells something.
+    pub fn own_nodes(&self) -> Vec<String> {
+        let kept = self.nodes.iter().filter(|(_, node)| node.needs_to_be_kept());
+        kept.map(|(name, _)| name.to_string()).collect()
+    }
+
+    /// Nodes of which only their Envoy could tell, and does not.
+    pub fn unknown_nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+        let silent = |node: &Node| node.filter.unknown == 0 && node.contribution(self.terms).unknown > 0;
+        self.nodes
+            .iter()
+            .filter(move |(_, node)| silent(node))
+            .map(|(name, _)| name)
+    }
+
+    /// What a node's Envoy says of itself, in answer to `ask`; `None` = it did not answer. Returns whether it told, and not
+    /// for the first time, of requests that no reporter counts.
+    pub fn own_count(&mut self, node: &Arc<str>, ask: u64, own: Option<Own>) -> bool {
+        let told = self.terms.told;
+        self.change(node, |node| node.own_count(ask, own, told))
     }
 
     /// Takes in what a reporter in scope last said, or that it has become unknown.
@@ -242,8 +221,9 @@ impl Tally {
             confirmed: false,
             counts: BTreeMap::new(),
         });
-        member.known = reporter.is_live() && reporter.answered >= self.told;
-        member.confirmed = member.known && reporter.answered >= self.confirm;
+        let answered = |ask| has_answered(reporter.answered, ask);
+        member.known = reporter.is_live() && answered(self.terms.told) && scope.is_counted_by(reporter);
+        member.confirmed = member.known && answered(self.terms.confirm);
         if member.known {
             let mut gone: Vec<String> = member.counts.keys().cloned().collect();
             for (name, [in_flight, started, marked]) in scope.counts(reporter) {
@@ -332,6 +312,11 @@ impl Tally {
         self.members.is_empty() && (self.met || self.nodes.is_empty())
     }
 
+    /// How many members a node has.
+    pub fn members_of(&self, node: &str) -> usize {
+        self.nodes.get(node).map_or(0, |node| node.members)
+    }
+
     /// The nodes that have members, or an admin endpoint.
     pub fn nodes(&self) -> impl Iterator<Item = &Arc<str>> {
         self.nodes.keys()
@@ -381,9 +366,16 @@ impl Tally {
                         name: name.clone(),
                         ..Default::default()
                     });
-                sum.in_flight += if member.known { count.in_flight } else { 0 };
-                sum.requests_during_drain += count.started.saturating_sub(count.base);
-                sum.marked_during_drain += count.marked.saturating_sub(count.marked_base);
+                let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+                add(&mut sum.in_flight, if member.known { count.in_flight } else { 0 });
+                add(
+                    &mut sum.requests_during_drain,
+                    count.started.saturating_sub(count.base),
+                );
+                add(
+                    &mut sum.marked_during_drain,
+                    count.marked.saturating_sub(count.marked_base),
+                );
             }
         }
         sums.into_values().collect()

@@ -37,10 +37,18 @@ impl Core {
                 reporter: epoch.to_string(),
                 reason: match self.fleet.get(epoch) {
                     None => "has not come back since the control plane restarted".to_owned(),
+                    Some(reporter) if reporter.is_live() && !drain.scope.is_counted_by(reporter) => {
+                        "does not count upstreams on all of its listeners".to_owned()
+                    }
                     Some(reporter) if reporter.is_live() => "has not answered yet".to_owned(),
                     Some(reporter) => reporter.reason(now),
                 },
             });
+        let unknown_nodes = drain.tally.unknown_nodes().map(|node| v1::UnknownReporter {
+            node: node.to_string(),
+            reporter: String::new(),
+            reason: "no filter tells of it, and its Envoy has not answered for itself".to_owned(),
+        });
         v1::Drain {
             id: drain.id.clone(),
             request_id: drain.request_id.clone(),
@@ -50,7 +58,7 @@ impl Core {
             started_at: Some(drain.started_at.into()),
             elapsed: drain.machine.elapsed(now).try_into().ok(),
             in_flight: drain.tally.observation().in_flight,
-            unknown_reporters: unknown_reporters.collect(),
+            unknown_reporters: unknown_reporters.chain(unknown_nodes).collect(),
             listeners: drain.tally.listeners(),
             holding,
             evidence: drain.evidence.into(),
@@ -158,7 +166,7 @@ fn listener<'a>(listeners: &'a mut Vec<v1::Listener>, name: &str) -> Option<&'a 
 fn add_counts(listeners: &mut Vec<v1::Listener>, reporter: &Reporter) {
     for said in &reporter.listeners {
         if let Some(listener) = listener(listeners, &said.name) {
-            listener.in_flight += said.in_flight;
+            listener.in_flight = listener.in_flight.saturating_add(said.in_flight);
         }
     }
 }

@@ -9,7 +9,10 @@ use tokio::sync::mpsc;
 
 use super::Request;
 use crate::{
-    core::{Event, admins::Reading},
+    core::{
+        Event,
+        admins::{Reading, Requests},
+    },
     supervisor::admin::{Admin, AdminError},
 };
 
@@ -81,13 +84,26 @@ pub(super) async fn ask(
 }
 
 async fn read(admin: &Admin, upstreams: bool) -> Result<Reading, AdminError> {
-    let listeners = admin.in_flight_by_listener().await?;
-    let upstreams = if upstreams {
-        admin.in_flight_by_endpoint().await?.into_iter().collect()
+    let in_flight = admin.in_flight_by_listener().await?;
+    // What has begun matters only where nothing is in flight, and counters are many more than gauges to look through.
+    let begun = if in_flight.values().any(|count| *count == 0) {
+        admin.begun_by_listener().await?
     } else {
         BTreeMap::new()
     };
-    Ok(Reading { listeners, upstreams })
+    let listeners = in_flight.into_iter().map(|(name, in_flight)| {
+        let begun = begun.get(&name).copied();
+        (name, Requests { in_flight, begun })
+    });
+    let upstreams = if upstreams {
+        admin.requests_by_endpoint().await?.into_iter().collect()
+    } else {
+        BTreeMap::new()
+    };
+    Ok(Reading {
+        listeners: listeners.collect(),
+        upstreams,
+    })
 }
 
 /// Has an Envoy close its connections, or serve again.

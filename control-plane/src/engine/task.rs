@@ -89,8 +89,12 @@ impl Task {
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
+        let (core, left_out) = Core::new(defaults, kept, now);
+        for error in left_out {
+            tracing::error!(error, "what is kept of a drain makes no sense: it is left out");
+        }
         Self {
-            core: Core::new(defaults, kept, now),
+            core,
             parks_until: now.instant + RETURN_WITHIN,
             parked: Vec::new(),
             requests,
@@ -193,8 +197,13 @@ impl Task {
                 if let Event::Detached { stream } = event {
                     self.streams.remove(&stream);
                 }
+                let of_admin = matches!(event, Event::AdminAnswered { .. });
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
+                // It may have told of what a drain was parked for.
+                if of_admin {
+                    self.start_parked(now);
+                }
             }
             Request::AdminFound { node, started, admin } => {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
@@ -257,9 +266,9 @@ impl Task {
                 | StartError::UnknownNode { .. }
                 | StartError::UnknownListener { .. },
             ) if now.instant < self.parks_until => self.parked.push(wanted),
-            // Filters tell of upstream endpoints with their reports, of which the last may be seconds old.
-            Err(StartError::UnknownUpstream { .. }) if !wanted.asked => {
-                let asked = self.core.query(now);
+            // What there is is known by reports, of which the last may be seconds old, and by Envoys, if they are asked.
+            Err(StartError::UnknownUpstream { .. } | StartError::UnknownListener { .. }) if !wanted.asked => {
+                let asked = self.core.query_names(now);
                 self.wait_for(
                     asked,
                     Reply::Retry(Parked {

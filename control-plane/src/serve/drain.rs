@@ -37,7 +37,10 @@ impl From<StartError> for Status {
                 Self::invalid_argument(text)
             }
             StartError::TakenRequestId { .. } => Self::already_exists(text),
-            StartError::NobodyAttached | StartError::NoAdmin(_) => Self::failed_precondition(text),
+            StartError::NobodyAttached
+            | StartError::NoAdmin(_)
+            | StartError::NoFilter(_)
+            | StartError::NotCounted(_) => Self::failed_precondition(text),
             StartError::UnknownNode { .. }
             | StartError::UnknownListener { .. }
             | StartError::UnknownUpstream { .. } => Self::not_found(text),

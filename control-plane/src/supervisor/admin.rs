@@ -9,7 +9,7 @@ use hyper::{Method, StatusCode, body::Bytes};
 use serde::Deserialize;
 
 use super::http;
-use crate::address::Address;
+use crate::{address::Address, core::admins::Requests};
 
 /// Bound of every call.
 pub const CALL: Duration = Duration::from_secs(1);
@@ -134,7 +134,8 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn requests_in_flight(&self) -> Result<u64, AdminError> {
-        Ok(self.in_flight_by_listener().await?.values().sum())
+        let counts = self.in_flight_by_listener().await?;
+        Ok(counts.values().fold(0, |sum, count| sum.saturating_add(*count)))
     }
 
     /// Requests in flight by `stat_prefix`; those to the admin endpoint itself are not counted.
@@ -142,15 +143,28 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn in_flight_by_listener(&self) -> Result<BTreeMap<String, u64>, AdminError> {
-        let path = "/stats?format=json&type=Gauges&filter=%5Ehttp%5C..*%5C.downstream_rq_active%24";
-        let body = self.call(Method::GET, path).await?;
+        self.by_listener("Gauges", "downstream_rq_active").await
+    }
+
+    /// Requests ever begun by `stat_prefix`, as [`Admin::in_flight_by_listener`].
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn begun_by_listener(&self) -> Result<BTreeMap<String, u64>, AdminError> {
+        self.by_listener("Counters", "downstream_rq_total").await
+    }
+
+    async fn by_listener(&self, kind: &str, suffix: &str) -> Result<BTreeMap<String, u64>, AdminError> {
+        let path = format!("/stats?format=json&type={kind}&filter=%5Ehttp%5C..*%5C.{suffix}%24");
+        let body = self.call(Method::GET, &path).await?;
         let stats: Stats =
             serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/stats", error))?;
         let by_prefix = stats.stats.into_iter().filter_map(|stat| {
             let name = stat.name?;
             let prefix = name
                 .strip_prefix("http.")?
-                .strip_suffix(".downstream_rq_active")?;
+                .strip_suffix(suffix)?
+                .strip_suffix('.')?;
             (prefix != "admin").then(|| (prefix.to_owned(), stat.value.unwrap_or(0)))
         });
         Ok(by_prefix.collect())
@@ -178,6 +192,17 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn in_flight_by_endpoint(&self) -> Result<HashMap<String, u64>, AdminError> {
+        let endpoints = self.requests_by_endpoint().await?.into_iter();
+        Ok(endpoints
+            .map(|(name, requests)| (name, requests.in_flight))
+            .collect())
+    }
+
+    /// The same, with the requests ever begun towards each.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn requests_by_endpoint(&self) -> Result<HashMap<String, Requests>, AdminError> {
         let body = self.call(Method::GET, "/clusters?format=json").await?;
         let clusters: Clusters =
             serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/clusters", error))?;
@@ -187,12 +212,11 @@ impl Admin {
             .iter()
             .flat_map(|cluster| &cluster.host_statuses)
         {
-            let active = host.stats.iter().find(|stat| stat.name == "rq_active");
-            let active = active
-                .and_then(|stat| stat.value.parse::<u64>().ok())
-                .unwrap_or(0);
+            let (active, total) = (host.stat("rq_active"), host.stat("rq_total"));
             for name in host.names() {
-                *endpoints.entry(name).or_insert(0) += active;
+                let requests: &mut Requests = endpoints.entry(name).or_default();
+                requests.in_flight = requests.in_flight.saturating_add(active);
+                requests.begun = Some(requests.begun.unwrap_or(0).wrapping_add(total));
             }
         }
         Ok(endpoints)
@@ -209,6 +233,11 @@ impl Admin {
 }
 
 impl Host {
+    fn stat(&self, name: &str) -> u64 {
+        let stat = self.stats.iter().find(|stat| stat.name == name);
+        stat.and_then(|stat| stat.value.parse().ok()).unwrap_or(0)
+    }
+
     fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         if let Some(socket) = &self.address.socket_address {

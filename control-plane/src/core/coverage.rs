@@ -1,0 +1,174 @@
+//! Which drains an Envoy's own count concerns, and the names that only Envoys know: those of listeners without the filter,
+//! and of upstream endpoints that were idle since the filters attached.
+
+use std::sync::Arc;
+
+use super::{
+    Asked, Core, Effect, Now,
+    admins::{Admin, Reading},
+    drain::Drain,
+    drains::StartError,
+    node::Own,
+    policy::Evidence,
+    scope::Scope,
+};
+
+impl Core {
+    pub(super) fn asks_all_of(&self, node: &Arc<str>) -> Effect {
+        Effect::AskAdmin {
+            node: node.to_string(),
+            ask: self.ask,
+            upstreams: true,
+        }
+    }
+
+    /// Asks everybody live, and every Envoy that can be asked, so that the names are known of all that there is.
+    /// [`Effect::Answered`] follows, here or later.
+    pub fn query_names(&mut self, now: Now) -> (u64, Vec<Effect>) {
+        let (ask, mut out) = self.query(now);
+        if self.admins.is_empty() {
+            return (ask, out);
+        }
+        out.retain(|effect| *effect != Effect::Answered(ask));
+        let missing = self.queries.entry(ask).or_default();
+        missing.extend(self.admins.keys().cloned().map(Asked::Envoy));
+        out.extend(self.admins.keys().map(|node| self.asks_all_of(node)));
+        (ask, out)
+    }
+
+    /// An Envoy answered an ask for names, or did not.
+    pub(super) fn count_named(&mut self, node: &Arc<str>, ask: u64, out: &mut Vec<Effect>) {
+        if let Some(missing) = self.queries.get_mut(&ask) {
+            missing.remove(&Asked::Envoy(node.clone()));
+            self.settle_queries(out);
+        }
+    }
+
+    fn is_attached(&self, node: &str) -> bool {
+        self.fleet.nodes().any(|(id, _)| **id == *node)
+    }
+
+    /// Whether the filters of a node may have a listener of that name: as long as none of them has said, they may.
+    fn may_have(&self, node: &str, listener: &str) -> bool {
+        let mut said = self
+            .fleet
+            .reporters()
+            .map(|(_, reporter)| reporter)
+            .filter(|reporter| *reporter.node == *node && !reporter.listeners.is_empty())
+            .peekable();
+        said.peek().is_none()
+            || said.any(|reporter| reporter.listeners.iter().any(|said| said.name == listener))
+    }
+
+    /// Whether the Envoy of a node may have requests in a scope that no filter of it counts; `None` = it concerns the
+    /// scope only if filters do.
+    fn beside(&self, node: &str, admin: &Admin, scope: &Scope) -> Option<bool> {
+        if !scope.has_node(node) {
+            None
+        } else if scope.is_whole_node() {
+            Some(true)
+        } else if scope.is_upstream() {
+            // Filters that count upstreams count all of them.
+            Some(false)
+        } else {
+            let unseen = |name: &&String| {
+                let has = admin.listeners().any(|listener| listener == *name);
+                has && !(self.is_attached(node) && self.may_have(node, name))
+            };
+            scope.listeners.iter().find(unseen).map(|_| true)
+        }
+    }
+
+    /// Whether an Envoy's own count concerns a drain, and then whether it may have requests that no filter of it counts.
+    fn concerns(&self, node: &Arc<str>, admin: &Admin, drain: &Drain) -> Option<bool> {
+        let by_filter = drain.machine.policy().evidence == Evidence::Filter;
+        if by_filter && !drain.scope.listeners.is_empty() {
+            return None;
+        }
+        let beside = self.beside(node, admin, &drain.scope);
+        let has_members = drain.tally.members_of(node) > 0;
+        beside.or_else(|| (drain.scope.has_node(node) && has_members).then_some(false))
+    }
+
+    /// Gives a new drain the admin endpoints that concern it.
+    pub(super) fn give_admins(&self, drain: &mut Drain) {
+        for (node, admin) in &self.admins {
+            if let Some(beside) = self.concerns(node, admin, drain) {
+                drain.tally.has_admin(node, beside);
+            }
+        }
+    }
+
+    /// Gives the admin endpoint of a node to the running drains that it concerns, and returns them.
+    pub(super) fn give_admin(&mut self, node: &Arc<str>) -> Vec<u64> {
+        let Some(admin) = self.admins.get(node) else {
+            return Vec::new();
+        };
+        let running = self.drains.values().filter(|drain| !drain.machine.is_ended());
+        let concerned: Vec<(u64, Option<bool>)> = running
+            .map(|drain| (drain.sequence, self.concerns(node, admin, drain)))
+            .filter(|(sequence, beside)| {
+                // One that has not been read may yet have what was in it before.
+                let had = || {
+                    self.drains
+                        .get(sequence)
+                        .is_some_and(|drain| drain.tally.own_of(node))
+                };
+                beside.is_some() || admin.is_read() && had()
+            })
+            .collect();
+        for (sequence, beside) in &concerned {
+            if let Some(drain) = self.drains.get_mut(sequence) {
+                match beside {
+                    Some(beside) => drain.tally.has_admin(node, *beside),
+                    None => drain.tally.has_no_admin(node),
+                }
+            }
+        }
+        concerned.into_iter().map(|(sequence, _)| sequence).collect()
+    }
+
+    /// What an Envoy says of the scope of a drain.
+    ///
+    /// # Errors
+    /// In words, that it says nothing of a part of it.
+    pub(super) fn own(&self, node: &str, reading: &Reading, drain: &Drain) -> Result<Own, String> {
+        let has_filter = self.is_attached(node) || drain.tally.members_of(node) > 0;
+        reading.own(&drain.scope, |name| has_filter && self.may_have(node, name))
+    }
+
+    /// Whether those who are to tell of a scope are there: each of its nodes has the filter where that is to tell, an admin
+    /// endpoint where that is, and filters that count upstreams where an endpoint is to be quiet.
+    pub(super) fn check_evidence(&self, scope: &Scope, evidence: Evidence) -> Result<(), StartError> {
+        let covered = || {
+            let reporters = self.fleet.reporters().map(|(_, reporter)| reporter);
+            reporters.filter(|reporter| scope.has_node(&reporter.node))
+        };
+        let has_admin = |node: &Arc<str>| self.admins.contains_key(node);
+        if evidence == Evidence::Admin
+            && let Some(without) = covered().find(|reporter| !has_admin(&reporter.node))
+        {
+            return Err(StartError::NoAdmin(without.node.to_string()));
+        }
+        if evidence == Evidence::Filter {
+            let uncounted = |(node, admin): &(&Arc<str>, &Admin)| {
+                let filters_tell = self.is_attached(node) && scope.listeners.is_empty();
+                self.beside(node, admin, scope).is_some() && !filters_tell
+            };
+            if let Some((node, _)) = self.admins.iter().find(uncounted) {
+                return Err(StartError::NoFilter(node.to_string()));
+            }
+        }
+        let needs_filter = |node| match evidence {
+            Evidence::Filter => true,
+            Evidence::Auto => !has_admin(node),
+            Evidence::Admin | Evidence::Delay => false,
+        };
+        match covered().find(|reporter| {
+            reporter.is_live() && !scope.is_counted_by(reporter) && needs_filter(&reporter.node)
+        }) {
+            Some(reporter) => Err(StartError::NotCounted(reporter.node.to_string())),
+            None => Ok(()),
+        }
+    }
+}

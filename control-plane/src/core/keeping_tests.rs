@@ -1,0 +1,153 @@
+//! What is kept of drains, and which of them hold.
+
+use super::*;
+
+fn at_once() -> PolicyOverrides {
+    PolicyOverrides {
+        timeout: Some(Duration::ZERO),
+        ..PolicyOverrides::default()
+    }
+}
+
+#[test]
+fn drains_of_one_scope_do_not_pile_up() {
+    let mut world = two_workers();
+    world
+        .start_with("one", "", &[], &["internal"], at_once())
+        .unwrap();
+    for number in 0..50 {
+        world
+            .start_with(&format!("d{number}"), "", &[], &["ingress"], at_once())
+            .unwrap();
+        assert_eq!(world.directives(1), ["internal", "ingress"]);
+    }
+    let drain = world.drain("d0");
+    assert_eq!((drain.phase(), drain.holding), (v1::Phase::TimedOut, false));
+    assert!(world.drain("d49").holding && world.drain("one").holding);
+    // Its members are kept before the other lets go.
+    let last = |id: &str, holding: bool| {
+        let is = |record: &Record| {
+            record
+                .drain
+                .as_ref()
+                .is_some_and(|drain| drain.id == id && drain.holding == holding)
+        };
+        world.stored.iter().rposition(is).unwrap()
+    };
+    assert!(last("d49", true) < last("d48", false));
+    let effects = world.core.cancel("d49", world.now).unwrap();
+    world.take(effects);
+    assert_eq!(world.directives(1), ["internal"]);
+}
+
+#[test]
+fn one_that_takes_over_holds_also_who_is_away() {
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    world.attach(2, "b", 6, 12, &[("ingress", 0)]);
+    world.start_with("one", "", &[], &["ingress"], at_once()).unwrap();
+    let record = world.stored.last().cloned().unwrap();
+    let mut world = World::after(vec![record]);
+    world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    world.start_with("two", "", &[], &["ingress"], at_once()).unwrap();
+    assert!(!world.drain("one").holding && world.drain("two").holding);
+    assert_eq!(
+        world.drain("two").unknown_reporters.len(),
+        1,
+        "just who was there"
+    );
+    world.attach(2, "b", 6, 12, &[("ingress", 0)]);
+    assert_eq!(world.directives(2), ["ingress"]);
+}
+
+#[test]
+fn a_running_or_cancelled_drain_takes_nothing_over() {
+    let mut world = two_workers();
+    world.start_with("one", "", &[], &["ingress"], at_once()).unwrap();
+    world.start("two", &["ingress"]).unwrap();
+    assert!(world.drain("one").holding);
+    let effects = world.core.cancel("two", world.now).unwrap();
+    world.take(effects);
+    assert!(world.drain("one").holding);
+    assert_eq!(world.directives(1), ["ingress"]);
+}
+
+#[test]
+fn a_cancel_after_the_deadline_ends_and_lets_go() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.now.instant += Duration::from_secs(31);
+    world.now.wall += Duration::from_secs(31);
+    let effects = world.core.cancel("d", world.now).unwrap();
+    world.take(effects);
+    let drain = world.drain("d");
+    assert_eq!((drain.phase(), drain.holding), (v1::Phase::TimedOut, false));
+    assert!(world.directives(1).is_empty());
+}
+
+#[test]
+fn members_that_join_are_kept_and_not_each_by_itself() {
+    let mut world = two_workers();
+    world.start("d", &[]).unwrap();
+    world.wait(1000);
+    let before = world.stored.len();
+    for epoch in 0..64 {
+        world.attach(10 + epoch, "b", 6, 100 + epoch, &[("ingress", 0)]);
+        world.wait(1);
+    }
+    world.wait(200);
+    let kept = &world.stored[before..];
+    assert!((1..4).contains(&kept.len()), "{} records", kept.len());
+    assert_eq!(kept.last().unwrap().members.len(), 66);
+    let mut next = World::after(vec![kept.last().cloned().unwrap()]);
+    assert_eq!(next.drain("d").unknown_reporters.len(), 66);
+    next.wait(5000);
+    assert_eq!(next.phase("d"), v1::Phase::Draining);
+}
+
+#[test]
+fn the_first_member_that_joins_is_kept_before_it_is_told() {
+    let mut world = two_workers();
+    world.start("d", &[]).unwrap();
+    world.wait(1000);
+    let hello = v1::FilterHello {
+        node_id: "b".to_owned(),
+        process: 6,
+        epoch: 13,
+        ..Default::default()
+    };
+    let effects = world.happen(Event::Attached {
+        stream: StreamId(3),
+        hello,
+        report: report(&[("ingress", 0)], 0),
+    });
+    let stored = effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Store(_)));
+    let sent = effects
+        .iter()
+        .position(|effect| matches!(effect, Effect::Send { .. }));
+    assert!(stored.is_some() && stored < sent, "{effects:?}");
+}
+
+#[test]
+fn what_makes_no_sense_of_what_was_kept_is_told() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    let good = world.stored.last().cloned().unwrap();
+    let mut bad = good.clone();
+    let drain = bad.drain.as_mut().unwrap();
+    drain.id = "bad".to_owned();
+    drain.policy.as_mut().unwrap().lease = Some(prost_types::Duration::default());
+    let kept = record::Kept {
+        drains: vec![good, bad, Record::default()],
+        ..Default::default()
+    };
+    let (core, left_out) = Core::new(Policy::default(), kept, world.now);
+    assert_eq!(core.drains(world.now).len(), 1);
+    assert_eq!(left_out.len(), 2, "{left_out:?}");
+    assert!(
+        left_out[0].contains("\"bad\"") && left_out[0].contains("lease"),
+        "{left_out:?}"
+    );
+}
