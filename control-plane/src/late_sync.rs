@@ -239,9 +239,15 @@ mod tests {
         }
     }
 
+    /// A database on this disk that has committed once, all of which is on the disk.
     fn database(disk: &Disk) -> Database {
         let backend = LateSync::over(disk.clone()).unwrap();
-        Database::builder().create_with_backend(backend).unwrap()
+        let shared = Arc::clone(&backend.shared);
+        let database = Database::builder().create_with_backend(backend).unwrap();
+        put(&database, 1).unwrap();
+        let syncing = |state: &mut State| matches!(state, State::Syncing);
+        drop(shared.changed.wait_while(shared.lock(), syncing).unwrap());
+        database
     }
 
     fn put(database: &Database, key: u64) -> Result<(), redb::Error> {
@@ -254,7 +260,6 @@ mod tests {
     fn a_commit_does_not_wait_for_the_disk_and_the_next_one_does() {
         let disk = Disk::default();
         let database = database(&disk);
-        put(&database, 1).unwrap();
         disk.hold(true);
         // Were it to wait, this test would not end.
         put(&database, 2).unwrap();
@@ -274,7 +279,6 @@ mod tests {
     fn a_disk_that_does_not_answer_is_an_error_and_not_a_wait_for_ever() {
         let disk = Disk::default();
         let database = database(&disk);
-        put(&database, 1).unwrap();
         disk.hold(true);
         put(&database, 2).unwrap();
         let error = put(&database, 3).unwrap_err().to_string();
@@ -286,7 +290,6 @@ mod tests {
     fn a_sync_that_fails_is_told_to_the_next_writer() {
         let disk = Disk::default();
         let database = database(&disk);
-        put(&database, 1).unwrap();
         disk.0.fails.store(true, Ordering::SeqCst);
         put(&database, 2).unwrap();
         let error = put(&database, 3).unwrap_err().to_string();

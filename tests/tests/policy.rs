@@ -216,15 +216,28 @@ async fn node_that_joins_while_a_drain_runs_closes_as_soon_as_it_is_attached() -
             ..EnvoyOptions::default()
         },
     );
-    let joined = Envoy::start(&options, folder.path(), world.ebb.socket(), world.upstream.address()).await?;
+    let joined = Envoy::start(
+        &options,
+        folder.path(),
+        world.ebb.socket(),
+        world.upstream.address(),
+    )
+    .await?;
     wait_attached(&mut client, "edge-2", 1).await?;
     wait::until("the node that joined closes", wait::PATIENCE, || async {
         Ok(closing(joined.address("ingress")?, 3).await? == 3)
     })
     .await?;
-    assert_eq!(closing(joined.address("internal")?, 3).await?, 0, "it is another listener");
+    assert_eq!(
+        closing(joined.address("internal")?, 3).await?,
+        0,
+        "it is another listener"
+    );
     let drain = client.drain(&id).await?;
-    assert!(drain.listeners.iter().any(|listener| listener.node == "edge-2"), "{drain:?}");
+    assert!(
+        drain.listeners.iter().any(|listener| listener.node == "edge-2"),
+        "{drain:?}"
+    );
     world.upstream.release_all();
     assert_eq!(held.await??.status, 200);
     client.wait_for_phase(&id, Phase::Drained, wait::PATIENCE).await?;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     address::Address,
     config::{self, Config, State},
-    core::policy::Policy,
+    core::policies::Policies,
     serve::ServeOptions,
 };
 
@@ -122,7 +122,7 @@ impl Given {
         let surroundings = Surroundings::of_this_process();
         let mut given = self.listen;
         let mut directory = self.state;
-        let mut policy = Policy::default();
+        let mut policies = Policies::default();
         let admins = self.admin.iter().map(|text| common::address("--admin", text));
         let mut admins = admins.collect::<Result<Vec<_>, _>>()?;
         if let Some(config) = config {
@@ -142,15 +142,17 @@ impl Given {
                     State::Directory(directory) => Some(directory.clone().into_os_string()),
                 };
             }
-            policy = policy
+            policies.general = policies
+                .general
                 .with(&config.drain)
                 .map_err(|error| Failure::Usage(error.to_string()))?;
+            policies.special.clone_from(&config.drain_for);
         }
         Ok(ServeOptions {
             listen: listen(given, self.insecure, &surroundings)?,
             insecure: self.insecure,
             state: state(directory, &surroundings)?,
-            policy,
+            policies,
             admins,
         })
     }

@@ -22,7 +22,10 @@ use toml::Spanned;
 
 use crate::{
     address::Address,
-    core::policy::{Evidence, OnTimeout, Policy, PolicyError, PolicyOverrides},
+    core::{
+        policies::Special,
+        policy::{Evidence, OnTimeout, Policy, PolicyError, PolicyOverrides},
+    },
 };
 pub use error::{ConfigError, Problem};
 use process::duration;
@@ -39,6 +42,8 @@ pub struct Config {
     /// `[drain]`: what a drain that does not say otherwise does; the keys that the file sets. In a shutdown an unset
     /// `timeout` is at most what the grace period leaves, and `on_timeout` is always `proceed`.
     pub drain: PolicyOverrides,
+    /// `[[drain.for]]`: the same for drains of certain nodes or listeners, in the order of the file.
+    pub drain_for: Vec<Special>,
     /// `[shutdown]`.
     pub shutdown: Shutdown,
     /// `[[process]]`, in the order of the file. May be empty: `ebb serve` needs none.
@@ -120,7 +125,7 @@ fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config 
         .section("control_plane")
         .map(control_plane)
         .unwrap_or_default();
-    let drain = root.section("drain").map(drain).unwrap_or_default();
+    let (drain, drain_for) = root.section("drain").map(drain).unwrap_or_default();
     let grace_file = root.section("shutdown").and_then(|mut section| {
         let grace = section.take::<Spanned<values::DurationText>>("grace_period");
         section.finish();
@@ -132,6 +137,7 @@ fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config 
     let mut config = Config {
         control_plane,
         drain,
+        drain_for,
         shutdown: Shutdown {
             grace_period: defaults::GRACE_PERIOD,
             drain_timeout: Policy::default().timeout,
@@ -202,13 +208,69 @@ fn control_plane(mut section: Section<'_>) -> ControlPlane {
     }
 }
 
-fn drain(mut section: Section<'_>) -> PolicyOverrides {
-    let policy = PolicyOverrides {
-        announce: duration(&mut section, "announce"),
-        quiet_period: duration(&mut section, "quiet_period"),
-        timeout: duration(&mut section, "timeout"),
-        ramp: duration(&mut section, "ramp"),
-        lease: duration(&mut section, "lease"),
+fn drain(mut section: Section<'_>) -> (PolicyOverrides, Vec<Special>) {
+    let overrides = keys(&mut section);
+    let general = Policy::default().overridden(&overrides);
+    refuse_problems(&mut section, &general);
+    let special = section
+        .sections("for")
+        .into_iter()
+        .map(|section| special(section, &general));
+    let special = special.collect();
+    section.finish();
+    (overrides, special)
+}
+
+/// One `[[drain.for]]`. What it does not set is as in `[drain]`.
+fn special(mut section: Section<'_>, general: &Policy) -> Special {
+    let special = Special {
+        nodes: section.take_list("nodes").unwrap_or_default(),
+        listeners: section.take_list("listeners").unwrap_or_default(),
+        overrides: keys(&mut section),
+    };
+    if special.nodes.is_empty() && special.listeners.is_empty() {
+        section.refuse(
+            "",
+            None,
+            "name `nodes` or `listeners`, or put the keys into [drain]",
+        );
+    }
+    let policy = general.overridden(&special.overrides);
+    // What is wrong with `[drain]` itself has been told there.
+    if general.problems().is_empty() {
+        refuse_problems(&mut section, &policy);
+    }
+    section.finish();
+    special
+}
+
+/// Tells everything in a policy that cannot be.
+fn refuse_problems(section: &mut Section<'_>, policy: &Policy) {
+    for error in policy.problems() {
+        let key = match &error {
+            PolicyError::NotADuration { key } | PolicyError::TooLong { key, .. } => key,
+            PolicyError::ShortLease { .. } => "lease",
+            PolicyError::CannotFit { .. } => "timeout",
+            PolicyError::UnknownOnTimeout(_) => "on_timeout",
+            PolicyError::UnknownEvidence(_) => "evidence",
+        };
+        let text = error.to_string();
+        section.refuse(
+            key,
+            None,
+            text.split_once(": ").map_or(text.as_str(), |(_, why)| why),
+        );
+    }
+}
+
+/// The keys of a policy.
+fn keys(section: &mut Section<'_>) -> PolicyOverrides {
+    PolicyOverrides {
+        announce: duration(section, "announce"),
+        quiet_period: duration(section, "quiet_period"),
+        timeout: duration(section, "timeout"),
+        ramp: duration(section, "ramp"),
+        lease: duration(section, "lease"),
         on_timeout: section.take::<Spanned<String>>("on_timeout").and_then(|text| {
             match text.get_ref().as_str() {
                 "proceed" => Some(OnTimeout::Proceed),
@@ -233,24 +295,7 @@ fn drain(mut section: Section<'_>) -> PolicyOverrides {
             }
             evidence
         }),
-    };
-    for error in Policy::default().overridden(&policy).problems() {
-        let key = match &error {
-            PolicyError::NotADuration { key } | PolicyError::TooLong { key, .. } => key,
-            PolicyError::ShortLease { .. } => "lease",
-            PolicyError::CannotFit { .. } => "timeout",
-            PolicyError::UnknownOnTimeout(_) => "on_timeout",
-            PolicyError::UnknownEvidence(_) => "evidence",
-        };
-        let text = error.to_string();
-        section.refuse(
-            key,
-            None,
-            text.split_once(": ").map_or(text.as_str(), |(_, why)| why),
-        );
     }
-    section.finish();
-    policy
 }
 
 #[cfg(test)]

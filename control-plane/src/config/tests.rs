@@ -120,6 +120,11 @@ fn every_key_of_the_reference_is_known() {
         ramp = "2s"
         lease = "10s"
         on_timeout = "abort"
+        [[drain.for]]
+        nodes = "edge-1"
+        listeners = ["uploads", "ingress"]
+        timeout = "50s"
+        evidence = "filter"
         [shutdown]
         grace_period = "1m"
         [[process]]
@@ -148,6 +153,21 @@ fn every_key_of_the_reference_is_known() {
     assert_eq!(config.control_plane.listen.len(), 2);
     assert_eq!(config.control_plane.state, State::Memory);
     assert_eq!(config.drain.quiet_period, Some(Duration::ZERO));
+    let [special] = config.drain_for.as_slice() else {
+        panic!("{:?}", config.drain_for)
+    };
+    assert_eq!(
+        (&special.nodes[..], &special.listeners[..]),
+        (
+            &["edge-1".to_owned()][..],
+            &["uploads".to_owned(), "ingress".to_owned()][..]
+        )
+    );
+    assert_eq!(special.overrides.timeout, Some(Duration::from_secs(50)));
+    assert_eq!(
+        (special.overrides.announce, special.overrides.evidence),
+        (None, Some(Evidence::Filter))
+    );
     assert_eq!(config.drain.on_timeout, Some(OnTimeout::Abort));
     let [a, b, c] = config.processes.as_slice() else {
         panic!("three processes");
@@ -395,4 +415,26 @@ fn everything_that_is_wrong_with_a_policy_is_told() {
         "5: drain.ramp = \"3d\": 3days is more than a day",
     ];
     assert_eq!(problems, expected);
+}
+
+#[test]
+fn a_policy_for_nobody_or_that_does_not_fit_on_top_of_the_general_one_is_refused() {
+    let problems = parse(
+        "[drain]\nannounce = \"20s\"\n[[drain.for]]\ntimeout = \"40s\"\n[[drain.for]]\nnodes = \"a\"\ntimeout = \"10s\"\n",
+        None,
+    )
+    .unwrap_err();
+    let told: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.key, problem.message))
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].starts_with("drain.for[0]: name `nodes` or `listeners`"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].starts_with("drain.for[1].timeout: 10s cannot hold announce 20s"),
+        "{told:?}"
+    );
 }

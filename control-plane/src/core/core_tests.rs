@@ -32,7 +32,7 @@ impl World {
             wall: SystemTime::now(),
         };
         let (core, left_out) = Core::new(
-            Policy::default(),
+            Policies::default(),
             record::Kept {
                 drains: records,
                 ..Default::default()

@@ -149,7 +149,7 @@ impl Core {
         if request.request_id.len() > MAX_REQUEST_ID {
             return Err(StartError::LongRequestId(request.request_id.len()));
         }
-        let mut policy = self.defaults.with(&request.overrides)?;
+        let mut policy = self.policies.of(&request.scope).with(&request.overrides)?;
         if request.scope.is_upstream() && request.overrides.quiet_period.is_none() {
             policy.outlast_retries();
         }

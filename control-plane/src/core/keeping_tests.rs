@@ -143,7 +143,7 @@ fn what_makes_no_sense_of_what_was_kept_is_told() {
         drains: vec![good, bad, Record::default()],
         ..Default::default()
     };
-    let (core, left_out) = Core::new(Policy::default(), kept, world.now);
+    let (core, left_out) = Core::new(Policies::default(), kept, world.now);
     assert_eq!(core.drains(world.now).len(), 1);
     assert_eq!(left_out.len(), 2, "{left_out:?}");
     assert!(

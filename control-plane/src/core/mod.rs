@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `policy` | how a drain behaves: keys, defaults, what fits together |
+//! | `policies` | the policies of single nodes and listeners |
 //! | `machine` | one drain: its phases |
 //! | `tally` | what a drain counts: members and their sums |
 //! | `node` | what one node contributes to them: its reporters, and its Envoy's own count |
@@ -32,6 +33,7 @@ pub mod fleet;
 mod holding;
 pub mod machine;
 mod node;
+pub mod policies;
 pub mod policy;
 mod reading;
 pub mod record;
@@ -53,7 +55,7 @@ use admins::{Admin, Reading, Silent};
 use blockers::Inquiries;
 use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
-use policy::Policy;
+use policies::Policies;
 use record::{Kept, Record};
 
 /// The time, read once per event by whoever drives the core.
@@ -201,7 +203,7 @@ enum Asked {
 /// Everything the control plane knows.
 #[derive(Debug)]
 pub struct Core {
-    defaults: Policy,
+    policies: Policies,
     fleet: Fleet,
     /// By node.
     admins: BTreeMap<Arc<str>, Admin>,
@@ -215,7 +217,7 @@ pub struct Core {
     generation: u64,
     /// The last ask put to anybody.
     ask: u64,
-/// Asks that somebody outside waits for, with those whose answers are missing.
+    /// Asks that somebody outside waits for, with those whose answers are missing.
     queries: BTreeMap<u64, BTreeSet<Asked>>,
     /// Asks for blockers.
     inquiries: Inquiries,
@@ -226,7 +228,7 @@ pub struct Core {
 impl Core {
     /// A control plane that has heard of nobody, with what an earlier one left; and, in words, what of that makes no sense
     /// and is left out.
-    pub fn new(defaults: Policy, kept: Kept, now: Now) -> (Self, Vec<String>) {
+    pub fn new(policies: impl Into<Policies>, kept: Kept, now: Now) -> (Self, Vec<String>) {
         let mut left_out = Vec::new();
         let mut resume = |record| {
             let drain = Drain::resume(record, now);
@@ -239,7 +241,7 @@ impl Core {
             .unwrap_or_default()
             .as_millis();
         let core = Self {
-            defaults,
+            policies: policies.into(),
             fleet: Fleet::default(),
             admins: BTreeMap::new(),
             silent_admins: BTreeMap::new(),

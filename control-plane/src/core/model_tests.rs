@@ -373,7 +373,7 @@ impl World {
             drains: records,
             ..Default::default()
         };
-        (world.core, _) = Core::new(Policy::default(), kept, now);
+        (world.core, _) = Core::new(Policies::default(), kept, now);
         (world.start, world.now) = (now, now);
         world
     }

@@ -29,7 +29,7 @@ use crate::{
         Event,
         drains::{StartError, StartRequest},
         fleet::StreamId,
-        policy::Policy,
+        policies::Policies,
     },
     store::Store,
     supervisor::admin::Admin,
@@ -102,7 +102,7 @@ impl Engine {
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn start(defaults: Policy, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
+    pub fn start(policies: Policies, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
         let kept = store.load()?;
         if !kept.drains.is_empty() {
             tracing::info!(
@@ -114,7 +114,7 @@ impl Engine {
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));
         }
-        let task = task::Task::new(defaults, kept, store, requests.downgrade());
+        let task = task::Task::new(policies, kept, store, requests.downgrade());
         tokio::spawn(task.run(inbox));
         Ok(Self {
             requests,

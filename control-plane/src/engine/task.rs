@@ -14,7 +14,7 @@ use crate::{
         Core, Effect, Event, Now,
         drains::{StartError, StartRequest},
         fleet::StreamId,
-        policy::Policy,
+        policies::Policies,
         record::{Kept, Record},
     },
     store::Store,
@@ -83,13 +83,13 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(
-        defaults: Policy,
+        policies: Policies,
         kept: Kept,
         store: Store,
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
-        let (core, left_out) = Core::new(defaults, kept, now);
+        let (core, left_out) = Core::new(policies, kept, now);
         for error in left_out {
             tracing::error!(error, "what is kept of a drain makes no sense: it is left out");
         }

@@ -34,7 +34,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     address::Address,
-    core::policy::Policy,
+    core::policies::Policies,
     engine::Engine,
     store::Store,
     supervisor::{self, admin::Admin},
@@ -58,7 +58,7 @@ pub struct ServeOptions {
     /// The folder of the durable store; `None` = memory only.
     pub state: Option<PathBuf>,
     /// What a drain's policy is where its caller says nothing.
-    pub policy: Policy,
+    pub policies: Policies,
     /// Admin endpoints of Envoys, which back the filter up.
     pub admins: Vec<Address>,
 }
@@ -117,7 +117,7 @@ impl Server {
             .map(Listener::address)
             .collect::<Result<Vec<_>, _>>()?;
         let engine = Engine::start(
-            options.policy,
+            options.policies,
             store,
             options.admins.into_iter().map(Admin).collect(),
         )?;
@@ -271,7 +271,7 @@ mod tests {
             listen: vec![Address::Unix(folder.path().join("ebb.sock"))],
             insecure: false,
             state: None,
-            policy: Policy::default(),
+            policies: Policies::default(),
             admins: Vec::new(),
         })
         .await

@@ -6,7 +6,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    core::policy::Policy,
+    core::policies::Policies,
     engine::{Engine, Outgoing},
     store::Store,
 };
@@ -15,7 +15,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn engine() -> (Engine, Drains) {
-    let engine = Engine::start(Policy::default(), Store::memory(), Vec::new()).expect("an engine");
+    let engine = Engine::start(Policies::default(), Store::memory(), Vec::new()).expect("an engine");
     (engine.clone(), Drains::new(engine, Duration::from_millis(10)))
 }
 

@@ -2,7 +2,7 @@
 
 use ebb::{
     config,
-    core::policy::Policy,
+    core::policies::Policies,
     serve::{ServeOptions, Server},
     supervisor::{Supervisor, output::OutputFormat},
 };
@@ -95,7 +95,7 @@ async fn grpc_health_says_not_serving_before_any_process_has_started() {
         listen: vec!["127.0.0.1:0".parse().expect("address")],
         insecure: false,
         state: None,
-        policy: Policy::default(),
+        policies: Policies::default(),
         admins: Vec::new(),
     };
     let server = Server::start_with(options, Some(supervisor.handle()))

@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use crate::{
-    admin_found, drain_that, ended, goes_on_draining, hold, load_on, stop,
+    admin_found, drain_that, ended, goes_on_draining, hold, load_on,
     lost::{silence_its_worker, with_relay},
-    unix, warned, within,
+    stop, unix, warned, within,
 };
 
 /// Envoy's admin endpoint on a TCP port, as many have it: passes everything on to its socket.
@@ -61,9 +61,15 @@ async fn evidence_admin_goes_by_envoys_own_count_over_a_socket_and_over_tcp() ->
         let mut client = world.client().await?;
         let load = load_on(&world)?;
         let held = hold(&world).await?;
-        let id = client.start(by(Evidence::Admin, Duration::from_secs(90))).await?.id;
+        let id = client
+            .start(by(Evidence::Admin, Duration::from_secs(90)))
+            .await?
+            .id;
         stop(load).await?;
-        let drain = drain_that(&client, &id, "counts by the admin endpoint", |drain| drain.in_flight == 1).await?;
+        let drain = drain_that(&client, &id, "counts by the admin endpoint", |drain| {
+            drain.in_flight == 1
+        })
+        .await?;
         assert_eq!(drain.evidence(), Evidence::Admin, "{drain:?}");
         goes_on_draining(&mut client, &id).await?;
         world.upstream.release_all();
@@ -86,9 +92,16 @@ async fn evidence_delay_ends_at_its_time_and_says_so() -> Result<()> {
     let mut client = world.client().await?;
     let load = load_on(&world)?;
     let held = hold(&world).await?;
-    let id = client.start(by(Evidence::Delay, Duration::from_secs(2))).await?.id;
+    let id = client
+        .start(by(Evidence::Delay, Duration::from_secs(2)))
+        .await?
+        .id;
     let drain = ended(&client, &id, wait::PATIENCE).await?;
-    assert_eq!((drain.phase(), drain.evidence()), (Phase::Drained, Evidence::Delay), "{drain:?}");
+    assert_eq!(
+        (drain.phase(), drain.evidence()),
+        (Phase::Drained, Evidence::Delay),
+        "{drain:?}"
+    );
     assert!(drain.in_flight >= 1, "it did not wait for the request: {drain:?}");
     stop(load).await?;
     world.upstream.release_all();
@@ -101,7 +114,10 @@ async fn auto_goes_back_to_the_filter_when_it_is_heard_again_and_says_both() -> 
     let (world, relay) = with_relay(true).await?;
     let mut client = world.client().await?;
     let held = hold(&world).await?;
-    let id = client.start(within(&["ingress"], Duration::from_secs(120))).await?.id;
+    let id = client
+        .start(within(&["ingress"], Duration::from_secs(120)))
+        .await?
+        .id;
     client.wait_for_in_flight(&id, 1).await?;
     silence_its_worker(&client, &relay, &id).await?;
     drain_that(&client, &id, "goes by Envoy's own count", |drain| {
@@ -135,18 +151,33 @@ async fn what_the_call_says_has_more_weight_than_the_file_and_that_more_than_the
     .await?;
     let output = world
         .ebb
-        .cli(&["drain", "--listener", "ingress", "--quiet-period", "45ms", "-o", "json", "--wait"])
+        .cli(&[
+            "drain",
+            "--listener",
+            "ingress",
+            "--quiet-period",
+            "45ms",
+            "-o",
+            "json",
+            "--wait",
+        ])
         .await?;
     assert_eq!(output.code, Some(0), "{output:?}");
     let id = output.json()?["drain_id"].as_str().unwrap_or_default().to_owned();
     let mut client = world.client().await?;
     let policy = client.drain(&id).await?.policy.unwrap_or_default();
     let [quiet, lease, timeout] = [45, 77_000, 30_000].map(|ms| Some(proto(Duration::from_millis(ms))));
-    assert_eq!((policy.quiet_period, policy.lease, policy.timeout), (quiet, lease, timeout));
+    assert_eq!(
+        (policy.quiet_period, policy.lease, policy.timeout),
+        (quiet, lease, timeout)
+    );
     let mut request = by(Evidence::Unspecified, Duration::from_secs(9));
     request.policy.get_or_insert_with(Policy::default).lease = Some(proto(Duration::from_secs(5)));
     let policy = client.start(request).await?.policy.unwrap_or_default();
     let [quiet, lease, timeout] = [123, 5000, 9000].map(|ms| Some(proto(Duration::from_millis(ms))));
-    assert_eq!((policy.quiet_period, policy.lease, policy.timeout), (quiet, lease, timeout));
+    assert_eq!(
+        (policy.quiet_period, policy.lease, policy.timeout),
+        (quiet, lease, timeout)
+    );
     Ok(())
 }

@@ -18,8 +18,8 @@ use ebb_e2e::{
 use ebb_proto::v1::{Evidence, Phase, UnknownReporter};
 
 use crate::{
-    admin_found, drain_that, ended, goes_on_draining, hold, load_on, load_on_internal, serves, stop, unix, warned,
-    within,
+    admin_found, drain_that, ended, goes_on_draining, hold, load_on, load_on_internal, serves, stop, unix,
+    warned, within,
 };
 
 /// Shorter reports, so that a silent VM is soon known to be silent.
