@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -20,7 +20,7 @@ use crate::{
     wait,
 };
 
-/// How often `/ready` is asked. One answer decides.
+/// How often `/ready` is asked unless the caller says otherwise. One answer decides.
 pub const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// One server behind the load balancer.
@@ -46,17 +46,30 @@ impl HaProxy {
     /// # Errors
     /// When it is not there or cannot be started.
     pub fn start(folder: &Path, servers: &[Server]) -> Result<Self> {
+        Self::start_checking(folder, servers, CHECK_EVERY, true)
+    }
+
+    /// As [`HaProxy::start`], asking `/ready` this often; whether the end of its log is printed when it is dropped.
+    ///
+    /// # Errors
+    /// As [`HaProxy::start`].
+    pub fn start_checking(
+        folder: &Path,
+        servers: &[Server],
+        every: Duration,
+        show_log: bool,
+    ) -> Result<Self> {
         let port = Port::reserve()?;
         let socket = folder.join("haproxy.sock");
         let file = folder.join("haproxy.cfg");
-        fs::write(&file, configuration(port.address(), &socket, servers))?;
+        fs::write(&file, configuration(port.address(), &socket, servers, every))?;
         let process = Process::spawn(Spec {
             name: "haproxy".to_owned(),
             program: bins::haproxy()?,
             args: ["-db".into(), "-f".into(), file.into()].into(),
             env: Vec::new(),
             log: folder.join("haproxy.log"),
-            show_log: true,
+            show_log,
         })?;
         Ok(Self {
             process,
@@ -92,15 +105,53 @@ impl HaProxy {
         .await
     }
 
+    /// Sends a server, by its place among those given at the start, no further connections, whatever its health; those
+    /// that it has go on. This is what a load balancer does that is told of a removal rather than finding out.
+    ///
+    /// # Errors
+    /// When HAProxy does not answer, or refuses.
+    pub async fn leave_out(&self, server: usize) -> Result<()> {
+        self.set_state(server, "drain").await
+    }
+
+    /// Undoes [`HaProxy::leave_out`]: its health decides again.
+    ///
+    /// # Errors
+    /// As [`HaProxy::leave_out`].
+    pub async fn take_back(&self, server: usize) -> Result<()> {
+        self.set_state(server, "ready").await
+    }
+
+    async fn set_state(&self, server: usize, state: &str) -> Result<()> {
+        let answer = self
+            .command(&format!("set server replicas/s{server} state {state}"))
+            .await?;
+        ensure!(
+            answer.trim().is_empty(),
+            "HAProxy does not set s{server} to {state}: {}",
+            answer.trim()
+        );
+        Ok(())
+    }
+
+    /// Sends one command to the stats socket and returns the answer.
+    async fn command(&self, command: &str) -> Result<String> {
+        let asking = async {
+            let mut stream = UnixStream::connect(&self.socket)
+                .await
+                .context("no stats socket")?;
+            stream.write_all(format!("{command}\n").as_bytes()).await?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await?;
+            anyhow::Ok(text)
+        };
+        wait::within(format!("HAProxy answers `{command}`"), wait::PATIENCE, asking).await?
+    }
+
     /// Every server with its status.
     async fn stats(&self) -> Result<Vec<(String, String)>> {
-        let mut stream = UnixStream::connect(&self.socket)
-            .await
-            .context("no stats socket")?;
         // Only servers (4) of any proxy (-1), as comma-separated values under a line of their names.
-        stream.write_all(b"show stat -1 4 -1\n").await?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await?;
+        let text = self.command("show stat -1 4 -1").await?;
         let mut lines = text
             .trim_start_matches("# ")
             .lines()
@@ -120,8 +171,8 @@ impl HaProxy {
 }
 
 /// Without `retries` and `redispatch` a connection that a server refuses is the client's failure.
-fn configuration(address: SocketAddr, socket: &Path, servers: &[Server]) -> String {
-    let every = CHECK_EVERY.as_millis();
+fn configuration(address: SocketAddr, socket: &Path, servers: &[Server], every: Duration) -> String {
+    let every = every.as_millis();
     let servers = servers.iter().enumerate().map(|(number, server)| {
         let Server { address, health } = server;
         format!(
@@ -131,7 +182,7 @@ fn configuration(address: SocketAddr, socket: &Path, servers: &[Server]) -> Stri
         )
     });
     format!(
-        "global\n  stats socket {socket} mode 600\n\
+        "global\n  stats socket {socket} mode 600 level admin\n\
          defaults\n  mode tcp\n  timeout connect 2s\n  timeout client 60s\n  timeout server 60s\n  timeout check 1s\n\
          frontend in\n  bind {address}\n  default_backend replicas\n\
          backend replicas\n  balance roundrobin\n  retries 0\n  option httpchk\n  \

@@ -1,8 +1,8 @@
 //! Steady load over HTTP/1.1 and HTTP/2 that counts every way to fail.
 //!
-//! Each client is one connection with one request at a time. It opens a new connection only when the server has said
-//! that the old one ends: by `Connection: close`, by GOAWAY, or after a failure, which has then been counted. A request
-//! that meets a connection closed without such a word has failed: nothing is tried twice.
+//! Each client is one connection with one request at a time, or over HTTP/2 with several. It opens a new connection only
+//! when the server has said that the old one ends: by `Connection: close`, by GOAWAY, or after a failure, which has then
+//! been counted. A request that meets a connection closed without such a word has failed: nothing is sent twice.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::Result;
 use tokio::{
-    sync::watch,
+    sync::{Mutex as AsyncMutex, watch},
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
@@ -25,6 +25,10 @@ use crate::{
     client::{Failure, Response, http1, http2},
     wait,
 };
+
+/// A client whose request has failed waits for this long before it comes back: a dead server is not hammered, and a
+/// failure is not counted a thousand times.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +97,12 @@ impl Load {
     /// Starts the clients of `plans`, with their requests spread over the interval.
     #[must_use]
     pub fn start(plans: &[Plan]) -> Self {
+        Self::start_streams(plans, 1)
+    }
+
+    /// As [`Load::start`], with so many requests at a time on each HTTP/2 connection.
+    #[must_use]
+    pub fn start_streams(plans: &[Plan], streams: usize) -> Self {
         let shared = Arc::new(Shared::default());
         let (stop, stopped) = watch::channel(false);
         let mut clients = JoinSet::new();
@@ -100,7 +110,15 @@ impl Load {
             for number in 0..plan.clients {
                 let part = u32::try_from(number).unwrap_or(0) + 1;
                 let offset = plan.interval * part / u32::try_from(plan.clients).unwrap_or(1).max(1);
-                clients.spawn(client(plan.clone(), offset, Arc::clone(&shared), stopped.clone()));
+                for kept in Kept::nothing(plan.protocol, streams) {
+                    clients.spawn(client(
+                        plan.clone(),
+                        offset,
+                        kept,
+                        Arc::clone(&shared),
+                        stopped.clone(),
+                    ));
+                }
             }
         }
         Self {
@@ -168,17 +186,6 @@ impl Shared {
         }
     }
 
-    /// Gives the connection back unless the server has said that it ends.
-    fn keep(&self, connection: Option<Connection>, last: Option<&Response>) -> Option<Connection> {
-        let told = connection
-            .as_ref()
-            .is_some_and(|connection| connection.told_to_leave(last));
-        if told {
-            self.told_to_leave.fetch_add(1, Ordering::SeqCst);
-        }
-        connection.filter(|_| !told)
-    }
-
     fn ended(&self, began: Instant, result: &Result<Response, Failure>) {
         self.requests.fetch_add(1, Ordering::SeqCst);
         let now = Instant::now();
@@ -200,73 +207,126 @@ impl Shared {
     }
 }
 
-enum Connection {
-    Http1(http1::Connection),
-    Http2(http2::Connection),
+/// What a client keeps between two requests: its connection, if it has one.
+enum Kept {
+    Http1(Option<http1::Connection>),
+    /// Each request at a time has the same one.
+    Http2(Arc<AsyncMutex<Option<Arc<http2::Connection>>>>),
 }
 
-impl Connection {
-    async fn open(plan: &Plan) -> Result<Self, Failure> {
-        Ok(match plan.protocol {
-            Protocol::Http1 => Self::Http1(http1::Connection::open(plan.address).await?),
-            Protocol::Http2 => Self::Http2(http2::Connection::open(plan.address).await?),
-        })
-    }
-
-    async fn get(&mut self, path: &str) -> Result<Response, Failure> {
-        match self {
-            Self::Http1(connection) => connection.get(path).await,
-            Self::Http2(connection) => connection.get(path).await,
+impl Kept {
+    /// Of one client that has not begun: one for each request at a time.
+    fn nothing(protocol: Protocol, streams: usize) -> Vec<Self> {
+        match protocol {
+            Protocol::Http1 => vec![Self::Http1(None)],
+            Protocol::Http2 => {
+                let connection = Arc::default();
+                let one = || Self::Http2(Arc::clone(&connection));
+                std::iter::repeat_with(one).take(streams).collect()
+            }
         }
     }
 
-    /// Whether the server has said that this connection ends, with `last` as the last response on it.
-    fn told_to_leave(&self, last: Option<&Response>) -> bool {
+    async fn get(&mut self, plan: &Plan, shared: &Shared) -> Result<Response, Failure> {
         match self {
-            Self::Http1(_) => last.is_some_and(Response::says_close),
-            Self::Http2(connection) => !connection.goaways().is_empty(),
+            Self::Http1(kept) => {
+                let mut connection = match kept.take() {
+                    Some(connection) => connection,
+                    None => {
+                        let opened = http1::Connection::open(plan.address).await?;
+                        shared.connections.fetch_add(1, Ordering::SeqCst);
+                        opened
+                    }
+                };
+                let response = connection.get(&plan.path).await?;
+                if response.says_close() {
+                    shared.told_to_leave.fetch_add(1, Ordering::SeqCst);
+                } else {
+                    *kept = Some(connection);
+                }
+                Ok(response)
+            }
+            Self::Http2(kept) => {
+                let (connection, pending) = start(kept, plan, shared).await?;
+                let result = pending.response().await;
+                let mut kept = kept.lock().await;
+                if is_told(&kept) {
+                    shared.told_to_leave.fetch_add(1, Ordering::SeqCst);
+                    *kept = None;
+                } else if result.is_err() && kept.as_ref().is_some_and(|one| Arc::ptr_eq(one, &connection)) {
+                    *kept = None;
+                }
+                result
+            }
         }
     }
 }
 
-async fn client(plan: Plan, offset: Duration, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+/// Whether the server has said that this connection ends.
+fn is_told(kept: &Option<Arc<http2::Connection>>) -> bool {
+    kept.as_ref()
+        .is_some_and(|connection| !connection.goaways().is_empty())
+}
+
+/// Sends a request over the connection that is kept, or over a new one, which is then kept.
+///
+/// The lock is held meanwhile, so that a client opens one connection for all of its requests.
+async fn start(
+    kept: &AsyncMutex<Option<Arc<http2::Connection>>>,
+    plan: &Plan,
+    shared: &Shared,
+) -> Result<(Arc<http2::Connection>, http2::Pending), Failure> {
+    let mut kept = kept.lock().await;
+    let mut fresh = false;
+    loop {
+        // A GOAWAY may have come since the last response.
+        if is_told(&kept) {
+            shared.told_to_leave.fetch_add(1, Ordering::SeqCst);
+            *kept = None;
+        }
+        let connection = match &*kept {
+            Some(connection) => Arc::clone(connection),
+            None => {
+                let opened = Arc::new(http2::Connection::open(plan.address).await?);
+                shared.connections.fetch_add(1, Ordering::SeqCst);
+                fresh = true;
+                Arc::clone(kept.insert(opened))
+            }
+        };
+        match connection.start(&plan.path).await {
+            Ok(pending) => return Ok((connection, pending)),
+            // It came this very moment: nothing has been sent, and goes over a connection that does not end.
+            Err(Failure::NoResponse) if !fresh && is_told(&kept) => {}
+            Err(failure) => {
+                *kept = None;
+                return Err(failure);
+            }
+        }
+    }
+}
+
+async fn client(
+    plan: Plan,
+    offset: Duration,
+    mut kept: Kept,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut ticks = tokio::time::interval_at(
         Instant::now() + offset,
         plan.interval.max(Duration::from_millis(1)),
     );
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut current: Option<Connection> = None;
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stop| *stop) => return,
             _ = ticks.tick() => {}
         }
-        // A GOAWAY may have come since the last response.
-        let kept = shared.keep(current.take(), None);
         let began = Instant::now();
-        let (result, connection) = request(kept, &plan, &shared).await;
+        let result = kept.get(&plan, &shared).await;
         shared.ended(began, &result);
-        if let Ok(response) = &result {
-            current = shared.keep(connection, Some(response));
+        if result.is_err() {
+            tokio::time::sleep(AFTER_FAILURE).await;
         }
     }
-}
-
-async fn request(
-    current: Option<Connection>,
-    plan: &Plan,
-    shared: &Shared,
-) -> (Result<Response, Failure>, Option<Connection>) {
-    let mut connection = match current {
-        Some(connection) => connection,
-        None => match Connection::open(plan).await {
-            Ok(connection) => {
-                shared.connections.fetch_add(1, Ordering::SeqCst);
-                connection
-            }
-            Err(failure) => return (Err(failure), None),
-        },
-    };
-    let result = connection.get(&plan.path).await;
-    (result, Some(connection))
 }

@@ -58,6 +58,13 @@ pub(super) async fn respond(
             tokio::time::sleep(Duration::from_millis(number())).await;
             Ok(text(StatusCode::OK, "delayed\n"))
         }
+        "mix" => {
+            let [shortest, short, long, one_of] = [number(), number(), number(), number()];
+            let is_long = one_of > 0 && fastrand::u64(0..one_of) == 0;
+            let (from, to) = if is_long { (short, long) } else { (shortest, short) };
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(from..=to.max(from)))).await;
+            Ok(text(StatusCode::OK, "delayed\n"))
+        }
         "hold" if path == "/hold/after" => Ok(Response::new(held_body(Held::new(&shared)))),
         "hold" => {
             Held::new(&shared).release().await;

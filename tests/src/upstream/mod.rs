@@ -3,6 +3,7 @@
 //! | path | behaviour |
 //! |---|---|
 //! | `/delay/MS` | 200 after MS milliseconds |
+//! | `/mix/A/B/C/N` | 200 after A to B milliseconds, drawn evenly; after B to C for one request of N |
 //! | `/hold`, `/hold/after` | 200 when the test releases it; or its headers at once and its body then |
 //! | `/upload` | 200 when the whole body of the request has come |
 //! | `/status/CODE` | that status |
@@ -36,7 +37,10 @@ use tokio::{
 };
 
 use self::behaviour::respond;
-use crate::wait;
+use crate::{
+    gateway::journal::{self, Moment},
+    wait,
+};
 
 /// A running upstream; dropping it closes its listener and its connections.
 #[derive(Debug)]
@@ -50,6 +54,8 @@ pub struct Upstream {
 struct Shared {
     held: AtomicUsize,
     requests: AtomicU64,
+    /// 0 = none yet.
+    last_answer: AtomicU64,
     /// Requests ever received, by the first part of their path.
     seen: Mutex<HashMap<String, u64>>,
     released: watch::Sender<u64>,
@@ -76,6 +82,7 @@ impl Upstream {
         let shared = Arc::new(Shared {
             held: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
+            last_answer: AtomicU64::new(0),
             seen: Mutex::default(),
             released: watch::Sender::new(0),
             retries: Mutex::default(),
@@ -112,6 +119,13 @@ impl Upstream {
     pub fn requests_of(&self, behaviour: &str) -> u64 {
         let seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.get(behaviour).copied().unwrap_or(0)
+    }
+
+    /// When a response was last ready to be sent; none before the first. A request that its client gives up before that
+    /// has none.
+    #[must_use]
+    pub fn last_answer(&self) -> Option<Moment> {
+        Some(self.shared.last_answer.load(Ordering::SeqCst)).filter(|&at| at > 0)
     }
 
     /// Lets every request go that `/hold` holds now; later ones are held again.
@@ -156,7 +170,14 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
         return;
     };
     let handle = Arc::new(handle);
-    let service = service_fn(move |request| respond(request, Arc::clone(&shared), Arc::clone(&handle)));
+    let service = service_fn(move |request| {
+        let (shared, handle) = (Arc::clone(&shared), Arc::clone(&handle));
+        async move {
+            let response = respond(request, Arc::clone(&shared), handle).await;
+            shared.last_answer.fetch_max(journal::now(), Ordering::SeqCst);
+            response
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(TokioIo::new(stream), service)
