@@ -90,9 +90,8 @@ impl Admin {
     fn learn(&mut self, reading: &Reading) {
         let names = self.names.get_or_insert_default();
         names.listeners = reading.listeners.keys().cloned().collect();
-        // Not asked for is not none.
-        if !reading.upstreams.is_empty() {
-            names.upstreams = reading.upstreams.keys().cloned().collect();
+        if let Some(upstreams) = &reading.upstreams {
+            names.upstreams = upstreams.keys().cloned().collect();
         }
     }
 
@@ -240,36 +239,6 @@ impl Core {
         for sequence in self.give_admin(&node) {
             self.own_count(sequence, &node, ask, &reading);
             self.observe(sequence, now, out);
-        }
-    }
-
-    /// Takes in what an Envoy said, or did not, of the scope of a drain.
-    fn own_count(&mut self, sequence: u64, node: &Arc<str>, ask: u64, reading: &Result<Reading, String>) {
-        let Some(drain) = self.drains.get(&sequence) else {
-            return;
-        };
-        // Not every question is for upstream endpoints.
-        if matches!(reading, Ok(reading) if drain.scope.is_upstream() && reading.upstreams.is_empty()) {
-            return;
-        }
-        let own = match reading {
-            Ok(reading) => self.own(node, reading, drain).map_err(|error| match &*error {
-                "" => error,
-                _ => format!("the Envoy of {node} {error}"),
-            }),
-            Err(error) => Err(format!("the admin endpoint of {node} does not answer: {error}")),
-        };
-        let Some(drain) = self.drains.get_mut(&sequence) else {
-            return;
-        };
-        if drain.tally.own_count(node, ask, own.as_ref().ok().copied()) {
-            drain.warn(format!(
-                "the Envoy of {node} has requests that no filter counts (a listener without it?): waiting for them too"
-            ));
-        }
-        match own {
-            Err(text) if !text.is_empty() => drain.warn(text),
-            _ => {}
         }
     }
 

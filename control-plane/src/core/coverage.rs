@@ -45,16 +45,15 @@ impl Core {
     }
 
     fn is_attached(&self, node: &str) -> bool {
-        self.fleet.nodes().any(|(id, _)| **id == *node)
+        self.fleet.node(node).is_some()
     }
 
     /// Whether the filters of a node may have a listener of that name: as long as none of them has said, they may.
     fn may_have(&self, node: &str, listener: &str) -> bool {
-        let mut said = self
-            .fleet
-            .reporters()
-            .map(|(_, reporter)| reporter)
-            .filter(|reporter| *reporter.node == *node && !reporter.listeners.is_empty())
+        let reporters = self.fleet.node(node).into_iter().flat_map(|node| &node.reporters);
+        let mut said = reporters
+            .filter_map(|epoch| self.fleet.get(*epoch))
+            .filter(|reporter| !reporter.listeners.is_empty())
             .peekable();
         said.peek().is_none()
             || said.any(|reporter| reporter.listeners.iter().any(|said| said.name == listener))
@@ -128,11 +127,47 @@ impl Core {
         concerned.into_iter().map(|(sequence, _)| sequence).collect()
     }
 
+    /// Takes in what an Envoy said, or did not, of the scope of a drain.
+    pub(super) fn own_count(
+        &mut self,
+        sequence: u64,
+        node: &Arc<str>,
+        ask: u64,
+        reading: &Result<Reading, String>,
+    ) {
+        let Some(drain) = self.drains.get(&sequence) else {
+            return;
+        };
+        // Not every question is for upstream endpoints.
+        if matches!(reading, Ok(reading) if drain.scope.is_upstream() && reading.upstreams.is_none()) {
+            return;
+        }
+        let own = match reading {
+            Ok(reading) => self.own(node, reading, drain).map_err(|error| match &*error {
+                "" => error,
+                _ => format!("the Envoy of {node} {error}"),
+            }),
+            Err(error) => Err(format!("the admin endpoint of {node} does not answer: {error}")),
+        };
+        let Some(drain) = self.drains.get_mut(&sequence) else {
+            return;
+        };
+        if drain.tally.own_count(node, ask, own.as_ref().ok().copied()) {
+            drain.warn(format!(
+                "the Envoy of {node} has requests that no filter counts (a listener without it?): waiting for them too"
+            ));
+        }
+        match own {
+            Err(text) if !text.is_empty() => drain.warn(text),
+            _ => {}
+        }
+    }
+
     /// What an Envoy says of the scope of a drain.
     ///
     /// # Errors
     /// In words, that it says nothing of a part of it.
-    pub(super) fn own(&self, node: &str, reading: &Reading, drain: &Drain) -> Result<Own, String> {
+    fn own(&self, node: &str, reading: &Reading, drain: &Drain) -> Result<Own, String> {
         let has_filter = self.is_attached(node) || drain.tally.members_of(node) > 0;
         reading.own(&drain.scope, |name| has_filter && self.may_have(node, name))
     }

@@ -339,6 +339,11 @@ impl Fleet {
         self.reporters.iter().map(|(epoch, reporter)| (*epoch, reporter))
     }
 
+    /// One node.
+    pub fn node(&self, id: &str) -> Option<&Node> {
+        self.nodes.get(id)
+    }
+
     /// All nodes, sorted by id.
     pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         self.nodes.iter()

@@ -3,13 +3,19 @@
 use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine};
 
 impl Core {
-    /// Has a drain that holds take over from others of the same scope, so that they let go: what there is to do for all
-    /// that hold stays bounded, however many there were. Their outcomes stay.
+    /// Has a drain that holds take over from others of the same scope that had ended when it started, so that they let go:
+    /// what there is to do for all that hold stays bounded, however many there were. Their outcomes stay. Drains that ran
+    /// side by side hold each by itself.
     pub(super) fn take_over(&mut self, sequence: u64, now: Now, out: &mut Vec<Effect>) {
         let Some(drain) = self.drains.get(&sequence).filter(|drain| drain.holds()) else {
             return;
         };
-        let same = |other: &&Drain| other.sequence != sequence && other.holds() && other.scope == drain.scope;
+        let same = |other: &&Drain| {
+            other.holds()
+                && other.scope == drain.scope
+                && other.sequence < sequence
+                && other.machine.has_ended_by(drain.started)
+        };
         let others: Vec<u64> = self
             .drains
             .values()

@@ -61,6 +61,19 @@ fn one_that_takes_over_holds_also_who_is_away() {
 }
 
 #[test]
+fn drains_that_ran_side_by_side_hold_each_by_itself() {
+    let mut world = two_workers();
+    for id in ["one", "two"] {
+        world.start(id, &["ingress"]).unwrap();
+    }
+    world.wait(31_000);
+    assert!(world.drain("one").holding && world.drain("two").holding);
+    let effects = world.core.cancel("two", world.now).unwrap();
+    world.take(effects);
+    assert_eq!(world.directives(1), ["ingress"]);
+}
+
+#[test]
 fn a_running_or_cancelled_drain_takes_nothing_over() {
     let mut world = two_workers();
     world.start_with("one", "", &[], &["ingress"], at_once()).unwrap();

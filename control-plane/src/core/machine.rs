@@ -10,8 +10,8 @@
 //!                               ^---------------------------------'
 //!
 //!   any state but Ended: the deadline passes -> Ended(timed out); cancel -> Ended(cancelled)
-//!   Ended(drained | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a drain
-//!   of the same scope holds now. One that closes nothing holds nothing.
+//!   Ended(drained | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a later
+//!   drain of the same scope holds. One that closes nothing holds nothing.
 //! ```
 //! A reporter whose last word was zero may have died since; so at the end of the quiet period everybody is asked
 //! once more, and only their answers end the drain. That costs one round trip and is what makes `drained` true.
@@ -332,6 +332,11 @@ impl Machine {
     /// Whether it has ended.
     pub fn is_ended(&self) -> bool {
         matches!(self.state, State::Ended { .. })
+    }
+
+    /// Whether it had ended at a time.
+    pub fn has_ended_by(&self, then: Instant) -> bool {
+        matches!(self.state, State::Ended { at, .. } if at <= then)
     }
 
     /// From its start until now, or until its end.

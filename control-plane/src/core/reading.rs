@@ -21,8 +21,8 @@ pub struct Requests {
 pub struct Reading {
     /// By `stat_prefix` of its listeners, without the admin's own.
     pub listeners: BTreeMap<String, Requests>,
-    /// By upstream endpoint; only if it was asked for.
-    pub upstreams: BTreeMap<String, Requests>,
+    /// By upstream endpoint; `None` = it was not asked for.
+    pub upstreams: Option<BTreeMap<String, Requests>>,
 }
 
 impl Reading {
@@ -33,7 +33,7 @@ impl Reading {
     pub(super) fn own(&self, scope: &Scope, here: impl Fn(&str) -> bool) -> Result<Own, String> {
         if scope.is_upstream() {
             // An endpoint that Envoy does not have gets nothing from it.
-            let named = |name| self.upstreams.get(name);
+            let named = |name| self.upstreams.as_ref()?.get(name);
             return Ok(sum(scope.upstreams.iter().filter_map(named)));
         }
         if scope.listeners.is_empty() {

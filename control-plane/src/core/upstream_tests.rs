@@ -50,7 +50,7 @@ fn clusters(in_flight: u64) -> Result<Reading, String> {
         begun: Some(7),
     };
     Ok(Reading {
-        upstreams: [(ENDPOINT.to_owned(), requests)].into(),
+        upstreams: Some([(ENDPOINT.to_owned(), requests)].into()),
         ..Reading::default()
     })
 }

@@ -96,9 +96,9 @@ async fn read(admin: &Admin, upstreams: bool) -> Result<Reading, AdminError> {
         (name, Requests { in_flight, begun })
     });
     let upstreams = if upstreams {
-        admin.requests_by_endpoint().await?.into_iter().collect()
+        Some(admin.requests_by_endpoint().await?.into_iter().collect())
     } else {
-        BTreeMap::new()
+        None
     };
     Ok(Reading {
         listeners: listeners.collect(),

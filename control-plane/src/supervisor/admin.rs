@@ -303,6 +303,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn requests_ever_begun_are_counters() {
+        let answer = "HTTP/1.1 200 OK\r\n\r\n{\"stats\":[{\"name\":\"http.admin.downstream_rq_total\",\"value\":9},\
+                      {\"name\":\"http.a.b.downstream_rq_total\",\"value\":2}]}";
+        let (_directory, admin, served) = answering(answer).await;
+        let begun = admin.begun_by_listener().await.expect("answered");
+        assert_eq!(begun, BTreeMap::from([("a.b".to_owned(), 2)]));
+        let path = "GET /stats?format=json&type=Counters&filter=%5Ehttp%5C..*%5C.downstream_rq_total%24 ";
+        assert!(served.await.expect("served").starts_with(path));
+    }
+
+    #[tokio::test]
     async fn endpoints_are_known_by_address_and_by_name() {
         let answer = r#"{"cluster_statuses":[{"name":"a","host_statuses":[
             {"address":{"socket_address":{"address":"127.0.0.1","port_value":80}},"hostname":"localhost",
@@ -310,12 +321,20 @@ mod tests {
             {"address":{"pipe":{"path":"/run/b.sock"}},"stats":[{"name":"rq_active","type":"GAUGE"}]}]},
             {"name":"b","host_statuses":[
             {"address":{"socket_address":{"address":"127.0.0.1","port_value":80}},
-             "stats":[{"name":"rq_active","value":"1"}]}]},{"name":"empty"}]}"#;
+             "stats":[{"name":"rq_active","value":"1"},{"name":"rq_total","value":"5"}]}]},{"name":"empty"}]}"#;
         let (_directory, admin, _served) = answering(Box::leak(
             format!("HTTP/1.1 200 OK\r\n\r\n{answer}").into_boxed_str(),
         ))
         .await;
-        let counts = admin.in_flight_by_endpoint().await.expect("answered");
+        let requests = admin.requests_by_endpoint().await.expect("answered");
+        assert_eq!(
+            requests.get("127.0.0.1:80").and_then(|requests| requests.begun),
+            Some(5)
+        );
+        let counts: HashMap<_, _> = requests
+            .into_iter()
+            .map(|(name, requests)| (name, requests.in_flight))
+            .collect();
         assert_eq!(
             counts.get("127.0.0.1:80"),
             Some(&8),

@@ -353,3 +353,27 @@ fn what_is_not_there_is_no_harm() {
     assert!(vm.is_serving());
     assert!(vm.tick(9, START).is_empty());
 }
+
+#[test]
+fn a_vm_says_whether_it_counts_the_attempts_of_all_requests() {
+    let mut bench = Bench::new();
+    bench.plugin(1, config("a", r#","upstreams":true"#));
+    bench.pass(ms(2));
+    let says = |bench: &Bench| bench.sent.last().unwrap().1.counts_upstreams;
+    assert!(says(&bench));
+    bench.plugin(2, config("b", ""));
+    assert!(!says(&bench), "one listener counts and one does not");
+    let in_cluster = Config::parse(br#"{"role":"upstream","control_plane_cluster":"cp"}"#).unwrap();
+    bench.plugin(3, in_cluster.clone());
+    assert!(says(&bench), "clusters count for all listeners");
+    bench.plugin(3, in_cluster);
+    bench.remove(3);
+    bench.pass(ms(6000));
+    assert!(!says(&bench), "with the next report");
+    bench.plugin(2, config("b", r#","upstreams":true"#));
+    assert!(says(&bench), "configured again");
+    bench.plugin(2, config("b", ""));
+    bench.remove(2);
+    bench.pass(ms(6000));
+    assert!(says(&bench));
+}

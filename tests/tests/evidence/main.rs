@@ -1,6 +1,7 @@
 //! What a drain rests on, and what closes: the filter, or Envoy by itself, and what happens when either is lost.
 
 mod admin;
+mod beside;
 mod choice;
 mod lost;
 

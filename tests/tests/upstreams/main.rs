@@ -245,7 +245,9 @@ async fn without_the_key_nothing_is_counted(version: EnvoyVersion) -> Result<()>
     world.a.wait_held(1).await?;
     let reports = world.vms.ask(0).await?;
     assert!(
-        reports.iter().all(|report| report.upstreams.is_empty()),
+        reports
+            .iter()
+            .all(|report| report.upstreams.is_empty() && !report.counts_upstreams),
         "{reports:?}"
     );
     assert_eq!(world.vms.in_flight("ingress").await?, 1);

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<String>,
     /// How long nothing may be in flight and nothing may arrive before the drain is done; 0 = the first confirmed
-    /// zero is enough [default: 200ms]
+    /// zero is enough; with --upstream at least 300ms if unset [default: 200ms]
     #[arg(long, value_name = "DURATION")]
     quiet_period: Option<String>,
     /// How long to go on serving as usual first, so that load balancers hear of it; 0 = close at once [default: 0]
