@@ -41,6 +41,11 @@ pub struct Drain {
 }
 
 impl Drain {
+    /// Whether a drain can be resumed from its record: one that can be decoded may still make no sense.
+    pub fn can_resume(record: &Record, now: Now) -> bool {
+        Self::resume(record.clone(), now).is_some()
+    }
+
     /// A drain that an earlier control plane left; `None` if its record makes no sense.
     pub(super) fn resume(record: Record, now: Now) -> Option<(u64, Self)> {
         let drain = record.drain?;

@@ -8,6 +8,7 @@
 //! | `admins` | what each Envoy says of itself, and the lever `/healthcheck/fail` |
 //! | `scope` | what a drain covers |
 //! | `fleet` | who is attached, and whether their word counts |
+//! | `leaving` | who is done: reporters that said goodbye, processes that were seen to end |
 //! | `drain` | one drain with all that belongs to it |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `view` | the same, in the words of the wire |
@@ -24,6 +25,7 @@ pub mod blockers;
 pub mod drain;
 pub mod drains;
 pub mod fleet;
+mod leaving;
 pub mod machine;
 pub mod policy;
 pub mod record;
@@ -90,6 +92,11 @@ pub enum Event {
     Detached {
         /// The stream.
         stream: StreamId,
+    },
+    /// An Envoy process was seen to end: nothing of it can be in flight any more.
+    ProcessEnded {
+        /// Its random number, as its filters give it.
+        process: u64,
     },
     /// An admin endpoint was found, or found again.
     AdminFound {
@@ -254,6 +261,7 @@ impl Core {
             }
             Event::Reported { stream, mut report } => {
                 let blockers = std::mem::take(&mut report.blockers);
+                let goodbye = leaving::is_goodbye(&report);
                 let before = self
                     .fleet
                     .epoch(stream)
@@ -264,9 +272,13 @@ impl Core {
                     self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
                     self.heard_blockers(epoch, &blockers, &mut out);
                     self.look_at(epoch, now, &mut out);
+                    if goodbye {
+                        self.said_goodbye(epoch, now, &mut out);
+                    }
                     out.push(Effect::FleetChanged);
                 }
             }
+            Event::ProcessEnded { process } => self.process_ended(process, now, &mut out),
             Event::Detached { stream } => {
                 let live = self
                     .fleet

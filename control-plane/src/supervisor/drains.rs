@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use ebb_proto::v1::{self, Phase};
 
-use super::machine::DrainOutcome;
+use super::{machine::DrainOutcome, succession::RunRecord};
 use crate::{
     core::{
         drains::StartRequest,
         policy::{OnTimeout, PolicyOverrides},
+        record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
 };
 
-/// Marks the drains of a shutdown, so that the next run knows those that a dead one left.
-const MARK: &str = "ebb-shutdown/";
-
 /// A drain ends this much before its bound, so that its own account of what is left comes in time.
 const ANSWER_WITHIN: Duration = Duration::from_millis(20);
+
+/// How long it may take to keep something.
+const KEEP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Drains for the supervisor.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ impl Drains {
     pub async fn run(&self, request: DrainRequest) -> Result<DrainOutcome, String> {
         let id = format!("shutdown-{}-{:04x}", request.process, fastrand::u16(..));
         let start = StartRequest {
-            request_id: format!("{MARK}{id}"),
+            request_id: format!("{OF_A_SHUTDOWN}{id}"),
             id: id.clone(),
             scope: v1::Scope {
                 nodes: Vec::new(),
@@ -85,18 +86,32 @@ impl Drains {
         outcome(&ended).ok_or_else(|| gone(Gone))
     }
 
-    /// Releases the drains of shutdowns that have ended, also those of a run that died: the next processes serve.
+    /// Releases the drains of the shutdown that has ended. Those of a run that died were released before this one served.
     pub async fn release(&self) {
         let Ok(drains) = self.engine.drains().await else {
             return;
         };
         let ours = drains
             .into_iter()
-            .filter(|drain| drain.request_id.starts_with(MARK));
+            .filter(|drain| drain.request_id.starts_with(OF_A_SHUTDOWN));
         for drain in ours.filter(|drain| drain.holding || outcome(drain).is_none()) {
             // Gone is released as well.
             let _ = self.engine.cancel(drain.id).await;
         }
+    }
+
+    /// Keeps what a successor of this run has to know, or nothing once it is over. A disk that hangs holds up no shutdown.
+    pub async fn keep_run(&self, run: Option<RunRecord>) {
+        let kept = tokio::time::timeout(KEEP_WITHIN, self.engine.keep_run(run)).await;
+        if kept.is_err() {
+            tracing::error!("what a successor has to know is not kept within {KEEP_WITHIN:?}; going on");
+        }
+    }
+
+    /// A process that is a proxy has ended, and so has what was in flight in it.
+    pub async fn process_ended(&self, pid: u32) {
+        // Gone needs no word of it.
+        let _ = self.engine.process_ended(pid).await;
     }
 
     /// Which drain keeps this from serving as usual, in words.

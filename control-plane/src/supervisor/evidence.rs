@@ -9,7 +9,7 @@ use super::{
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
 };
-use crate::address::Address;
+use crate::{address::Address, core::policy::Policy};
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(25);
@@ -49,6 +49,11 @@ pub async fn drain(drains: &Drains, request: DrainRequest, admin: Option<&Admin>
 /// No new connection can come any more, so half of the quiet period is enough here.
 pub async fn listeners_quiet(drains: &Drains, admin: &Admin) {
     until_quiet(drains.quiet_period() / 2, || in_flight(admin)).await;
+}
+
+/// Waits until an Envoy is quiet, by its own count, where no filter tells.
+pub async fn admin_quiet(admin: &Admin) {
+    until_quiet(Policy::default().quiet_period, || in_flight(admin)).await;
 }
 
 async fn in_flight(admin: &Admin) -> Option<u64> {

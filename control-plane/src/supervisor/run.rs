@@ -1,6 +1,9 @@
 //! `ebb run`: the control plane and its processes, from the first signal handler to the exit code.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -8,7 +11,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat};
+use super::{Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat, survivors};
 use crate::{
     config::Config,
     core::policy::Policy,
@@ -25,7 +28,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<i32> {
     let supervisor = Supervisor::new(config, format).context("cannot supervise")?;
     let handle = supervisor.handle();
-    let mut server = Server::start_with(options, Some(handle.clone())).await?;
+    let mut store = options.open_store()?;
+    // The predecessor is dead, or the store would be in use. What it left must be gone before the same is started again.
+    if let Some(left) = store.run()? {
+        survivors::stop(&left).await;
+    }
+    let kept = store.take_over(SystemTime::now())?;
+    let mut server = Server::start_with(options, store, kept, Some(handle.clone())).await?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     }

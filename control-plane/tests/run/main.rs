@@ -14,4 +14,5 @@ mod health;
 mod keep;
 mod ready;
 mod stop;
+mod succession;
 mod world;

@@ -1,6 +1,7 @@
 //! The task that drives the machine: it reads the clock, feeds in what happens, and carries out what follows.
 
 mod act;
+mod keep;
 
 use std::{
     collections::VecDeque,
@@ -45,6 +46,7 @@ pub struct Supervisor {
     answers: VecDeque<Event>,
     status: watch::Sender<Status>,
     shutdown_began: Option<Instant>,
+    kept: keep::Kept,
 }
 
 impl Supervisor {
@@ -72,6 +74,7 @@ impl Supervisor {
             answers: VecDeque::from([Event::Start]),
             status: watch::Sender::new(status),
             shutdown_began: None,
+            kept: keep::Kept::default(),
         })
     }
 
@@ -86,14 +89,15 @@ impl Supervisor {
 
     /// Starts the processes, keeps them, and stops them in order. Returns the exit code.
     pub async fn run(mut self, drains: Drains) -> i32 {
-        // What the shutdown of a dead run holds must not hold the next processes.
-        drains.release().await;
         let code = loop {
             let event = match self.answers.pop_front() {
                 Some(event) => event,
                 None => self.next().await,
             };
+            self.tell_of_end(&event, &drains).await;
             let effects = self.machine.handle(event, Instant::now());
+            // Kept before anything follows from it.
+            self.keep(&effects, &drains).await;
             let mut finished = None;
             for effect in effects {
                 if let Effect::Finish { code } = effect {
@@ -112,8 +116,19 @@ impl Supervisor {
         }
         self.children.sweep(CLEAN_UP).await;
         drains.release().await;
+        drains.keep_run(None).await;
         self.output.flush(CLEAN_UP).await;
         code
+    }
+
+    /// A proxy that is gone with its whole group has nothing in flight: the drains need not wait for its filters.
+    async fn tell_of_end(&self, event: &Event, drains: &Drains) {
+        if let Event::Process(id, _, ProcessEvent::Exited { leftovers: false, .. } | ProcessEvent::GroupGone) =
+            event
+            && let Some(pid) = self.processes.get(id.index()).and_then(Supervised::proxy_pid)
+        {
+            drains.process_ended(pid).await;
+        }
     }
 
     async fn next(&mut self) -> Event {
