@@ -1,4 +1,7 @@
-//! The durable store: what the core wants kept, in one embedded `redb` file.
+//! The durable store: what the core wants kept, in one embedded `redb` file. What a run of processes keeps in it, and what
+//! its successor makes of that, is in `succession`.
+
+mod succession;
 
 use std::{
     fs::{self, File},
@@ -18,6 +21,8 @@ use crate::{
 const DRAINS: TableDefinition<&str, &[u8]> = TableDefinition::new("drains");
 /// Nodes whose Envoy was told to close, and not yet told to serve.
 const LEVERS: TableDefinition<&str, ()> = TableDefinition::new("levers");
+/// What `ebb run` keeps of its processes, under [`succession::RUN`].
+const RUNS: TableDefinition<&str, &[u8]> = TableDefinition::new("runs");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Version of what is in the file. A greater one is refused, not guessed.
@@ -55,6 +60,11 @@ impl Store {
         }
     }
 
+    /// Whether what is put outlives this process, if it can be written.
+    pub fn is_durable(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Opens the store in a folder, which is made if need be. One that cannot be written now (a full disk, a read-only
     /// folder) does not keep anybody from draining: it is logged, every write fails, and the next one tries again.
     ///
@@ -79,30 +89,63 @@ impl Store {
         })
     }
 
-    /// Everything that is kept. A record that cannot be read is dropped from the file, with a warning: it must not
-    /// keep the others from being resumed.
+    /// Everything that is kept. Records that cannot be read are dropped from the file, in one transaction and with a line
+    /// in the log each: they must not keep the others from being resumed.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn load(&self) -> anyhow::Result<Kept> {
+    pub fn load(&mut self) -> anyhow::Result<Kept> {
+        let (kept, unreadable) = self.read()?;
+        if !unreadable.is_empty() {
+            let dropped = self.write(|write| drop_all(write, &unreadable));
+            if let Err(error) = dropped {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "cannot drop what cannot be read; it stays"
+                );
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Drops records that were read and make no sense, in one transaction and with a line in the log each.
+    pub fn drop_senseless(&mut self, records: &[Record]) {
+        let drains = records.iter().filter_map(|record| record.drain.as_ref());
+        let ids: Vec<String> = drains.map(|drain| drain.id.clone()).collect();
+        for drain in &ids {
+            tracing::warn!(drain, "a stored drain makes no sense; dropped");
+        }
+        if !ids.is_empty()
+            && let Err(error) = self.write(|write| drop_all(write, &ids))
+        {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "cannot drop what makes no sense; it stays"
+            );
+        }
+    }
+
+    /// What is kept, and the ids of drains that cannot be read.
+    fn read(&self) -> anyhow::Result<(Kept, Vec<String>)> {
+        let (mut kept, mut unreadable) = (Kept::default(), Vec::new());
         let Some(database) = &self.database else {
-            return Ok(Kept::default());
+            return Ok((kept, unreadable));
         };
         let read = database.begin_read()?;
-        let mut kept = Kept::default();
         for entry in read.open_table(DRAINS)?.iter()? {
             let (id, bytes) = entry?;
             match Record::decode(bytes.value()) {
                 Ok(record) => kept.drains.push(record),
                 Err(error) => {
-                    tracing::warn!(drain = id.value(), %error, "a stored drain cannot be read; left out")
+                    tracing::warn!(drain = id.value(), %error, "a stored drain cannot be read; dropped");
+                    unreadable.push(id.value().to_owned());
                 }
             }
         }
         for entry in read.open_table(LEVERS)?.iter()? {
             kept.levers.push(entry?.0.value().to_owned());
         }
-        Ok(kept)
+        Ok((kept, unreadable))
     }
 
     /// Keeps a record in place of what was kept of the same drain. Nothing but a failure of the whole machine can lose it
@@ -164,6 +207,14 @@ impl Store {
     }
 }
 
+fn drop_all(write: &redb::WriteTransaction, unreadable: &[String]) -> anyhow::Result<()> {
+    let mut table = write.open_table(DRAINS)?;
+    for id in unreadable {
+        table.remove(id.as_str())?;
+    }
+    Ok(())
+}
+
 fn open(file: &Path) -> anyhow::Result<Database> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
@@ -188,6 +239,7 @@ fn open(file: &Path) -> anyhow::Result<Database> {
         };
         write.open_table(DRAINS)?;
         write.open_table(LEVERS)?;
+        write.open_table(RUNS)?;
     }
     write.commit()?;
     Ok(database)
@@ -233,6 +285,22 @@ mod tests {
         store.put_lever("a", false).unwrap();
         drop(store);
         assert_eq!(Store::open(folder.path()).unwrap().load().unwrap().levers, ["b"]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_dropped_from_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(folder.path()).unwrap();
+        store.put(&record("a")).unwrap();
+        store
+            .write(|write| {
+                write.open_table(DRAINS)?.insert("b", [0xff_u8].as_slice())?;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(store.load().unwrap().drains, vec![record("a")]);
+        let (kept, unreadable) = store.read().unwrap();
+        assert_eq!((kept.drains, unreadable), (vec![record("a")], Vec::new()));
     }
 
     #[test]

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use ebb_proto::v1::{Blocker, Protocol};
 
-use crate::counts::{Counts, Kind};
+use crate::counts::{Counts, Kind, Seen};
 
 /// The most requests per listener that are listed, whatever is asked for.
 pub const MOST: usize = 100;
+
+/// The longest path that is kept of a request, in bytes.
+pub const LONGEST_PATH: usize = 256;
 
 /// A request that is to be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub struct Inspection {
     pub listener: String,
     /// What was seen of it when its headers arrived.
     pub kind: Kind,
+    /// Its path; empty unless paths are switched on.
+    pub path: Box<str>,
 }
 
 /// The properties of a request, as Envoy returns them; `None` = it has no such property yet.
@@ -42,10 +47,11 @@ pub fn oldest(counts: &Counts, most: usize) -> Vec<Inspection> {
     let of_listener = |listener: &std::rc::Rc<crate::counts::Listener>| {
         let name = listener.name().to_owned();
         let found = listener.oldest(most).into_iter();
-        found.map(move |(context, kind)| Inspection {
+        found.map(move |Seen { context, kind, path }| Inspection {
             context,
             listener: name.clone(),
             kind,
+            path,
         })
     };
     counts.listeners.iter().flat_map(of_listener).collect()
@@ -67,7 +73,22 @@ pub fn describe(inspection: Inspection, properties: Properties, wall: Duration) 
         protocol: protocol.into(),
         route: text(properties.route),
         upstream: text(properties.upstream),
+        path: inspection.path.into(),
     }
+}
+
+/// What is kept of the path of a request: no query, and at most [`LONGEST_PATH`] bytes.
+pub fn shown_path(path: &[u8]) -> Box<str> {
+    let end = path
+        .iter()
+        .position(|byte| matches!(byte, b'?' | b'#'))
+        .unwrap_or(path.len());
+    let whole = path.get(..end).unwrap_or_default();
+    let cut = whole.get(..LONGEST_PATH).unwrap_or(whole);
+    // A character of several bytes that was cut in two turns into one that is not shown.
+    String::from_utf8_lossy(cut)
+        .trim_end_matches(if cut.len() < whole.len() { '\u{fffd}' } else { '\0' })
+        .into()
 }
 
 /// Inside Envoy a WebSocket has the status 101, on whatever it runs.
@@ -110,6 +131,7 @@ mod tests {
             context: 7,
             listener: "ingress".to_owned(),
             kind,
+            path: "/shop".into(),
         }
     }
 
@@ -136,6 +158,7 @@ mod tests {
             protocol: Protocol::Http2.into(),
             route: "shop".to_owned(),
             upstream: "127.0.0.1:8081".to_owned(),
+            path: "/shop".to_owned(),
         };
         assert_eq!(blocker, expected);
     }
@@ -145,6 +168,7 @@ mod tests {
         let blocker = describe(inspection(Kind::Unknown), Properties::default(), WALL);
         let expected = Blocker {
             listener: "ingress".to_owned(),
+            path: "/shop".to_owned(),
             ..Blocker::default()
         };
         assert_eq!(blocker, expected);
@@ -180,6 +204,19 @@ mod tests {
         );
         assert_eq!(protocol(Kind::Unknown, "HTTP/2", Some(101)), Protocol::Websocket);
         assert_eq!(protocol(Kind::Grpc, "HTTP/2", Some(200)), Protocol::Grpc);
+    }
+
+    #[test]
+    fn of_a_path_neither_the_query_nor_an_endless_rest_is_kept() {
+        assert_eq!(&*shown_path(b"/shop/7?token=secret"), "/shop/7");
+        assert_eq!(&*shown_path(b"/shop#top"), "/shop");
+        assert_eq!(&*shown_path(b"/?a?b"), "/");
+        assert_eq!(&*shown_path(b""), "");
+        assert_eq!(shown_path(&[b'a'; 5000]).len(), LONGEST_PATH);
+        let in_two = format!("{}\u{e4}x", "a".repeat(LONGEST_PATH - 1));
+        assert_eq!(&*shown_path(in_two.as_bytes()), "a".repeat(LONGEST_PATH - 1));
+        assert_eq!(&*shown_path(b"/\xff"), "/\u{fffd}");
+        assert!(shown_path(&[0xff; 5000]).len() <= 3 * LONGEST_PATH);
     }
 
     #[test]

@@ -26,6 +26,7 @@ struct Raw {
     listener: Option<String>,
     upstreams: Option<bool>,
     detect_grpc: Option<bool>,
+    blocker_paths: Option<bool>,
     control_plane_cluster: String,
     report_interval: Option<String>,
     drain_report_interval: Option<String>,
@@ -72,6 +73,10 @@ pub struct ListenerConfig {
     /// a body: headers can be read only when they arrive. Without, a gRPC stream that began before the drain is listed
     /// under its HTTP version. Default: no.
     pub detect_grpc: bool,
+    /// Whether the path of a request, without its query, is kept while it is in flight, and shown where the oldest requests
+    /// are listed. At the cost of a hostcall and some memory per request: headers can be read only when they arrive.
+    /// Default: no.
+    pub blocker_paths: bool,
 }
 
 /// How a VM reaches the control plane. All listeners of a VM share one stream, so theirs should be equal.
@@ -110,7 +115,13 @@ impl Config {
     /// JSON that does not parse, an unknown or missing key, or a value that cannot work.
     pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
         let raw: Raw = serde_json::from_slice(json).map_err(refused)?;
-        let role = role(raw.role, raw.listener, raw.upstreams, raw.detect_grpc)?;
+        let role = role(
+            raw.role,
+            raw.listener,
+            raw.upstreams,
+            raw.detect_grpc,
+            raw.blocker_paths,
+        )?;
         if raw.control_plane_cluster.trim().is_empty() {
             return refuse(
                 "control_plane_cluster",
@@ -159,6 +170,7 @@ fn role(
     listener: Option<String>,
     upstreams: Option<bool>,
     detect_grpc: Option<bool>,
+    blocker_paths: Option<bool>,
 ) -> Result<Role, ConfigError> {
     match role {
         RawRole::Listener => {
@@ -172,6 +184,7 @@ fn role(
                 name,
                 upstreams: upstreams.unwrap_or(false),
                 detect_grpc: detect_grpc.unwrap_or(false),
+                blocker_paths: blocker_paths.unwrap_or(false),
             }))
         }
         RawRole::Upstream => {
@@ -179,6 +192,7 @@ fn role(
                 ("listener", listener.is_some()),
                 ("upstreams", upstreams.is_some()),
                 ("detect_grpc", detect_grpc.is_some()),
+                ("blocker_paths", blocker_paths.is_some()),
             ];
             match of_listeners.into_iter().find(|(_, given)| *given) {
                 Some((key, _)) => refuse(key, "has no meaning in the role `upstream`: leave it out"),
@@ -230,6 +244,7 @@ mod tests {
             name: "ingress".to_owned(),
             upstreams: false,
             detect_grpc: false,
+            blocker_paths: false,
         };
         assert_eq!(config.role, Role::Listener(listener));
         assert_eq!(config.link.cluster, "cp");
@@ -259,6 +274,7 @@ mod tests {
             ("listener", "\"a\""),
             ("upstreams", "true"),
             ("detect_grpc", "false"),
+            ("blocker_paths", "true"),
         ] {
             let json = format!(r#"{{"role":"upstream","control_plane_cluster":"cp","{key}":{value}}}"#);
             assert!(error(&json).contains(&format!("{key} has no meaning")), "{key}");
@@ -269,11 +285,11 @@ mod tests {
     #[test]
     fn what_costs_per_request_can_be_switched_on() {
         let json = br#"{"role":"listener","listener":"l","control_plane_cluster":"c","upstreams":true,
-            "detect_grpc":true}"#;
+            "detect_grpc":true,"blocker_paths":true}"#;
         let Role::Listener(listener) = Config::parse(json).unwrap().role else {
             panic!("no listener")
         };
-        assert!(listener.upstreams && listener.detect_grpc);
+        assert!(listener.upstreams && listener.detect_grpc && listener.blocker_paths);
     }
 
     #[test]

@@ -20,6 +20,17 @@ pub struct Counts {
     pub upstreams: Rc<Upstreams>,
 }
 
+/// What is kept of a request in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Id of its HTTP context.
+    pub context: u32,
+    /// What was seen when its headers arrived.
+    pub kind: Kind,
+    /// Its path, where that is switched on; else empty, which costs nothing.
+    pub path: Box<str>,
+}
+
 /// What was seen of a request in flight when its headers arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -39,9 +50,8 @@ pub struct Listener {
     started: Cell<u64>,
     marked: Cell<u64>,
     carry: Cell<f64>,
-    /// The requests in flight by their number, with the id of their HTTP context. (Ids start over some day, numbers do
-    /// not.)
-    live: RefCell<BTreeMap<u64, (u32, Kind)>>,
+    /// The requests in flight by their number. (Ids of contexts start over some day, numbers do not.)
+    live: RefCell<BTreeMap<u64, Seen>>,
 }
 
 impl Listener {
@@ -57,12 +67,21 @@ impl Listener {
 
     /// Counts a request from now until the guard is dropped. `context` is the id of its HTTP context.
     pub fn begin(self: &Rc<Self>, context: u32, kind: Kind) -> InFlight {
+        self.begin_with(Seen {
+            context,
+            kind,
+            path: Box::default(),
+        })
+    }
+
+    /// As [`Listener::begin`], with all that is to be kept of it.
+    pub fn begin_with(self: &Rc<Self>, seen: Seen) -> InFlight {
         let number = self.started.get().saturating_add(1);
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.started.set(number);
         // Nothing is called while it is borrowed, so it is free. The count does not depend on it.
         if let Ok(mut live) = self.live.try_borrow_mut() {
-            live.insert(number, (context, kind));
+            live.insert(number, seen);
         }
         InFlight {
             listener: Rc::clone(self),
@@ -70,11 +89,11 @@ impl Listener {
         }
     }
 
-    /// The `most` oldest requests in flight, the oldest first: the ids of their HTTP contexts, and what was seen.
-    pub fn oldest(&self, most: usize) -> Vec<(u32, Kind)> {
+    /// The `most` oldest requests in flight, the oldest first.
+    pub fn oldest(&self, most: usize) -> Vec<Seen> {
         self.live
             .try_borrow()
-            .map_or_else(|_| Vec::new(), |live| live.values().take(most).copied().collect())
+            .map_or_else(|_| Vec::new(), |live| live.values().take(most).cloned().collect())
     }
 
     /// Counts a response that was marked for the closer.
@@ -233,17 +252,18 @@ mod tests {
     fn the_oldest_are_those_that_came_first_and_are_still_there() {
         let mut listeners = Listeners::default();
         let listener = listeners.add("a");
-        assert!(listener.oldest(10).is_empty());
+        let oldest = |most| -> Vec<(u32, Kind)> {
+            let found = listener.oldest(most).into_iter();
+            found.map(|seen| (seen.context, seen.kind)).collect()
+        };
+        assert!(oldest(10).is_empty());
         let ended = listener.begin(u32::MAX - 1, Kind::Unknown);
         let _old = listener.begin(u32::MAX, Kind::Grpc);
         let _new = listener.begin(0, Kind::Unknown);
         let _newest = listener.begin(1, Kind::Unknown);
-        assert_eq!(
-            listener.oldest(2),
-            [(u32::MAX - 1, Kind::Unknown), (u32::MAX, Kind::Grpc)]
-        );
+        assert_eq!(oldest(2), [(u32::MAX - 1, Kind::Unknown), (u32::MAX, Kind::Grpc)]);
         drop(ended);
-        assert_eq!(listener.oldest(2), [(u32::MAX, Kind::Grpc), (0, Kind::Unknown)]);
+        assert_eq!(oldest(2), [(u32::MAX, Kind::Grpc), (0, Kind::Unknown)]);
         assert_eq!(listener.oldest(100).len(), 3);
         assert!(listener.oldest(0).is_empty());
     }

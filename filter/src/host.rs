@@ -247,6 +247,10 @@ impl Look for Current {
     fn content_type(&self) -> Option<Vec<u8>> {
         hostcalls::header(Headers::Request, "content-type")
     }
+
+    fn path(&self) -> Option<Vec<u8>> {
+        hostcalls::header(Headers::Request, ":path")
+    }
 }
 
 /// One HTTP context.

@@ -33,6 +33,11 @@ impl Backoff {
         floor.saturating_add((ceiling - floor).mul_f64(self.rng.f64()))
     }
 
+    /// A random moment within `span`.
+    pub fn jitter(&mut self, span: Duration) -> Duration {
+        span.mul_f64(self.rng.f64())
+    }
+
     /// Counts a success.
     pub fn succeed(&mut self) {
         self.failures = 0;
@@ -101,6 +106,16 @@ mod tests {
     fn backoff_is_jittered() {
         let waits: Vec<Duration> = (0..20).map(|seed| Backoff::new(seed).fail(MIN, MAX)).collect();
         assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+
+    #[test]
+    fn jitter_is_spread_over_its_span() {
+        let mut backoff = Backoff::new(3);
+        let waits: Vec<Duration> = (0..1000).map(|_| backoff.jitter(MIN)).collect();
+        assert!(waits.iter().all(|wait| *wait <= MIN));
+        let early = waits.iter().filter(|wait| **wait < MIN / 2).count();
+        assert!((400..600).contains(&early), "{early}");
+        assert_eq!(backoff.jitter(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::rc::Rc;
 
 use crate::blockers;
-use crate::counts::{InFlight, Kind, Listener};
+use crate::counts::{InFlight, Kind, Listener, Seen};
 use crate::upstreams::{Attempt, Endpoint, Upstreams};
 
 /// What a root context counts.
@@ -27,6 +27,8 @@ pub enum Plugin {
         upstreams: Option<Rc<Upstreams>>,
         /// Whether it tells gRPC from other requests also while nothing drains.
         detect_grpc: bool,
+        /// Whether it keeps the path of a request while that is in flight.
+        blocker_paths: bool,
     },
     /// In the filter chain of a cluster.
     Upstream(Rc<Upstreams>),
@@ -38,6 +40,8 @@ pub trait Look {
     fn upstream_address(&self) -> Option<String>;
     /// The `content-type` of the request; only while its headers arrive.
     fn content_type(&self) -> Option<Vec<u8>>;
+    /// The path of the request, with its query; only while its headers arrive.
+    fn path(&self) -> Option<Vec<u8>>;
 }
 
 /// What has reached zero or left it.
@@ -100,12 +104,18 @@ impl Request {
                 listener,
                 upstreams,
                 detect_grpc,
+                blocker_paths,
             } if self.in_flight.is_none() => {
                 // A request of gRPC has a body.
                 let looks = !bodiless && (*detect_grpc || !serving);
                 let grpc = looks && look.content_type().is_some_and(|kind| blockers::is_grpc(&kind));
                 let kind = if grpc { Kind::Grpc } else { Kind::Unknown };
-                self.in_flight = Some(listener.begin(self.context, kind));
+                let path = blocker_paths.then(|| look.path().unwrap_or_default());
+                self.in_flight = Some(listener.begin_with(Seen {
+                    context: self.context,
+                    kind,
+                    path: path.map(|path| blockers::shown_path(&path)).unwrap_or_default(),
+                }));
                 crossings.listener = (listener.in_flight() == 1).then(|| Rc::clone(listener));
                 if let Some(upstreams) = upstreams.as_ref().filter(|upstreams| !upstreams.has_filters()) {
                     self.count(upstreams.begin_unassigned(), &mut crossings);

@@ -7,7 +7,7 @@
 //!      │            OpenFailed: backoff │                    │
 //!      ├◀───────────────────────────────┘                    │
 //!      ├◀── Closed, SendFailed, Received nonsense: backoff ──┤
-//!      ├◀── Closed after `going_away`: at once ──────────────┤
+//!      ├◀── Closed after `going_away`: soon, with jitter ────┤
 //!      └◀── OwnerGone: at once ──────────────────────────────┘
 //! ```
 //!
@@ -132,6 +132,7 @@ impl Session {
                     self.lost(&format!("gRPC status {status}"), now, &mut effects);
                 }
             }
+            Event::Leaving => effects.extend(self.last_words(now, counts)),
             Event::OwnerGone => self.state = State::Waiting { until: now },
             Event::Crossed(crossings) => self.crossed(crossings, now, counts, &mut effects),
             Event::ListenersChanged => effects.extend(self.report(now, counts)),
@@ -292,6 +293,7 @@ impl Session {
             upstreams: counts.upstreams.report(),
             blockers: Vec::new(),
             counts_upstreams: counts.upstreams.counts_all(),
+            goodbye: false,
         };
         Some(Effect::Send {
             token: stream.token,
@@ -300,12 +302,27 @@ impl Session {
         })
     }
 
+    /// A report that says that no other will follow; only if nothing is in flight, or else the count stays unknown.
+    fn last_words(&mut self, now: Duration, counts: &Counts) -> Option<Effect> {
+        let mut last = self.report(now, counts)?;
+        if let Effect::Send { report, .. } = &mut last {
+            let requests = report.listeners.iter().map(|counts| counts.in_flight);
+            let attempts = report.upstreams.iter().map(|counts| counts.in_flight);
+            report.goodbye = requests.chain(attempts).all(|in_flight| in_flight == 0);
+        }
+        Some(last)
+    }
+
     /// The stream has ended.
     fn lost(&mut self, why: &str, now: Duration, effects: &mut Vec<Effect>) {
         let State::Open(stream) = &self.state else { return };
         let lived = now.saturating_sub(stream.opened);
         if stream.going_away && lived >= self.config.reconnect_min {
-            self.state = State::Waiting { until: now };
+            // It was healthy to its end: what failed before that is over.
+            self.backoff.succeed();
+            // A whole fleet hears of it at the same instant, and must not come back at the same instant.
+            let until = now.saturating_add(self.backoff.jitter(self.config.reconnect_min));
+            self.state = State::Waiting { until };
             return;
         }
         // A control plane that accepts and then fails must not be called on ever again without a pause.

@@ -122,6 +122,7 @@ impl Vm {
                 Plugin::Listener {
                     upstreams: config.upstreams.then(|| Rc::clone(upstreams)),
                     detect_grpc: config.detect_grpc,
+                    blocker_paths: config.blocker_paths,
                     listener: self.counts.listeners.add(&config.name),
                 }
             }
@@ -142,10 +143,15 @@ impl Vm {
         }];
         if self.owner.as_ref().is_some_and(|owner| owner.id == root) {
             self.owner = None;
-            self.counts.listeners.prune();
             if let Some(session) = &mut self.session {
+                // With the last of them the VM goes too. Its stream is still open, and will not be after this callback.
+                if self.roots.is_empty() {
+                    let last_words = session.handle(Event::Leaving, now, &self.counts).into_iter();
+                    actions.extend(last_words.map(|effect| Action::Stream { owner: root, effect }));
+                }
                 session.handle(Event::OwnerGone, now, &self.counts);
             }
+            self.counts.listeners.prune();
             actions.extend(self.roots.first().map(|heir| Action::Tick {
                 root: heir.id,
                 period: SOONEST_TICK,

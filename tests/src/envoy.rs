@@ -36,6 +36,8 @@ pub struct EnvoyOptions {
     pub control_plane_cluster: Option<String>,
     /// What else is changed in the shipped configuration, after everything else.
     pub edit: fn(&mut Bootstrap) -> Result<()>,
+    /// Further arguments for it.
+    pub args: &'static [&'static str],
     /// Whether the end of Envoy's log is printed when it is dropped.
     pub show_log: bool,
 }
@@ -49,6 +51,7 @@ impl Default for EnvoyOptions {
             wasm: None,
             control_plane_cluster: None,
             edit: |_| Ok(()),
+            args: &[],
             show_log: true,
         }
     }
@@ -230,6 +233,7 @@ impl Starting {
             "wasm:info,misc:error",
         ];
         args.extend(levels.map(OsString::from));
+        args.extend(options.args.iter().map(OsString::from));
         let process = Process::spawn(Spec {
             name: "envoy".to_owned(),
             program: bins::envoy(options.version)?,

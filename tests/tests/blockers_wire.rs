@@ -26,6 +26,7 @@ on_both_envoys!(
     without_an_upstream_there_is_none,
     grpc_is_told_from_before_the_drain_only_if_that_is_switched_on,
     nothing_of_a_request_leaves_the_filter,
+    a_path_leaves_it_only_where_that_is_switched_on,
     serving_makes_no_hostcall,
 );
 
@@ -99,6 +100,7 @@ async fn the_oldest_requests_are_listed_with_what_envoy_knows_of_them(version: E
         protocol: protocol.into(),
         route: route.to_owned(),
         upstream: host.clone(),
+        path: String::new(),
     };
     let expected = [
         blocker("ingress", Protocol::Http1, "shop"),
@@ -257,6 +259,35 @@ async fn nothing_of_a_request_leaves_the_filter(version: EnvoyVersion) -> Result
     );
     for report in reports {
         assert!(!format!("{report:?}").contains("secret"), "{report:?}");
+    }
+    Ok(())
+}
+
+async fn a_path_leaves_it_only_where_that_is_switched_on(version: EnvoyVersion) -> Result<()> {
+    let mut world = world(version, |bootstrap| {
+        bootstrap.configure_plugin("ingress", "blocker_paths", &json!(true))
+    })
+    .await?;
+    let mut connections = Vec::new();
+    for listener in ["ingress", "internal"] {
+        let mut connection = http1::Connection::open(world.envoy.address(listener)?).await?;
+        connection
+            .send("GET /hold?token=secret HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await?;
+        connections.push(connection);
+    }
+    world.upstream.wait_held(2).await?;
+    let reports = world.vms.ask(100).await?;
+    assert!(!format!("{reports:?}").contains("secret"), "{reports:?}");
+    let found = reports.iter().flat_map(|report| &report.blockers);
+    let listed: Vec<(&str, &str)> = found
+        .map(|blocker| (blocker.listener.as_str(), blocker.path.as_str()))
+        .collect();
+    assert_eq!(listed, [("ingress", "/hold"), ("internal", "")]);
+    // Where it is off there is no path anywhere.
+    for mut report in reports {
+        report.blockers.retain(|blocker| blocker.listener == "internal");
+        assert!(!format!("{report:?}").contains("hold"), "{report:?}");
     }
     Ok(())
 }

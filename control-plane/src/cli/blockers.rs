@@ -35,6 +35,9 @@ pub(crate) struct BlockerView {
     pub(crate) protocol: &'static str,
     pub(crate) route: String,
     pub(crate) upstream: String,
+    /// Only where the filter is told to keep paths.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) path: String,
 }
 
 impl From<NodeBlocker> for BlockerView {
@@ -55,6 +58,7 @@ impl From<NodeBlocker> for BlockerView {
             listener: blocker.listener,
             route: blocker.route,
             upstream: blocker.upstream,
+            path: blocker.path,
         }
     }
 }
@@ -109,24 +113,28 @@ pub(crate) fn lines(blockers: &[BlockerView]) -> Vec<String> {
     if blockers.is_empty() {
         return Vec::new();
     }
-    let mut table = Table::new([
+    let mut columns = vec![
         Column::Text("NODE"),
         Column::Text("LISTENER"),
         Column::Number("AGE"),
         Column::Text("PROTOCOL"),
         Column::Text("ROUTE"),
         Column::Text("UPSTREAM"),
-    ]);
+    ];
+    let paths = blockers.iter().any(|blocker| !blocker.path.is_empty());
+    columns.extend(paths.then_some(Column::Text("PATH")));
+    let mut table = Table::new(columns);
     let known = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
     for blocker in blockers {
-        table.row([
+        let cells = [
             blocker.node.clone(),
             blocker.listener.clone(),
             human(Duration::from_millis(blocker.age_ms)),
             blocker.protocol.to_owned(),
             known(&blocker.route),
             known(&blocker.upstream),
-        ]);
+        ];
+        table.row(cells.into_iter().chain(paths.then(|| known(&blocker.path))));
     }
     let title = "OLDEST REQUESTS IN FLIGHT".to_owned();
     [title].into_iter().chain(table.lines()).collect()
@@ -239,6 +247,7 @@ mod tests {
             protocol: "h2",
             route: route.into(),
             upstream: "10.0.0.3:80".into(),
+            path: String::new(),
         }
     }
 

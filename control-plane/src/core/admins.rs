@@ -361,6 +361,23 @@ impl Core {
         }
     }
 
+    /// Nodes whose Envoy was told to close and is to serve again before this control plane ends: those that no drain holds,
+    /// or `all`. The others are left to a successor, which has the drain.
+    pub fn levers_to_undo(&self, all: bool) -> Vec<String> {
+        let wanted = |node: &Arc<str>| {
+            let mut drains = self.drains.values();
+            drains.any(|drain| {
+                let released = matches!(drain.machine.outcome(), Some((_, Hold::Released)));
+                pulls_lever(drain) && !released && drain.scope.has_node(node)
+            })
+        };
+        let levers = self.pulled_levers.iter();
+        levers
+            .filter(|node| all || !wanted(node))
+            .map(ToString::to_string)
+            .collect()
+    }
+
     /// What closes the connections in the scope of a drain.
     pub(super) fn lever(&self, drain: &Drain) -> v1::Lever {
         let by_admin = |node: &Arc<str>| self.admins.get(node).is_some_and(Admin::closes);

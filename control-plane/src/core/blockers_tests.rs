@@ -12,7 +12,7 @@ fn blocker((listener, seconds, route): &Held<'_>) -> v1::Blocker {
         }),
         protocol: v1::Protocol::Http2.into(),
         route: (*route).to_owned(),
-        upstream: String::new(),
+        ..Default::default()
     }
 }
 

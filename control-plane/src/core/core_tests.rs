@@ -9,6 +9,9 @@ use super::{
     *,
 };
 
+#[path = "leaving_tests.rs"]
+mod leaving;
+
 /// Drives a core by hand, with its own clock.
 struct World {
     core: Core,

@@ -2,7 +2,8 @@
 //!
 //! A reporter is **live** while its stream is open and it speaks in time. Else it is **unknown**: silent (its stream
 //! is open, as that of a VM that trapped) or detached (its stream is gone). It is forgotten only when another Envoy
-//! process has taken its node's place, or when its whole process has been away for [`FORGET_AFTER`].
+//! process has taken its node's place, or when its whole process has been away for [`FORGET_AFTER`]. One that said
+//! goodbye, or whose process was seen to end, has left: that is not unknown, see `leaving`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -297,6 +298,17 @@ impl Fleet {
             })
             .map(|(epoch, _)| epoch)
             .collect()
+    }
+
+    /// The reporters of an Envoy process.
+    pub fn of_process(&self, process: u64) -> impl Iterator<Item = (Epoch, &Reporter)> {
+        self.reporters()
+            .filter(move |(_, reporter)| reporter.process == process)
+    }
+
+    /// A reporter has left for good. Whatever still comes on its stream is nobody's.
+    pub fn leave(&mut self, epoch: Epoch) {
+        self.remove(epoch);
     }
 
     fn remove(&mut self, epoch: Epoch) -> Option<Reporter> {

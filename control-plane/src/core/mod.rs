@@ -12,6 +12,7 @@
 //! | `coverage` | which drains an Envoy's own count concerns, and the names that only Envoys know |
 //! | `scope` | what a drain covers |
 //! | `fleet` | who is attached, and whether their word counts |
+//! | `leaving` | who is done: reporters that said goodbye, processes that were seen to end |
 //! | `drain` | one drain with all that belongs to it |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `holding` | drains that have ended and hold |
@@ -31,6 +32,7 @@ pub mod drain;
 pub mod drains;
 pub mod fleet;
 mod holding;
+mod leaving;
 pub mod machine;
 mod node;
 pub mod policies;
@@ -100,6 +102,11 @@ pub enum Event {
     Detached {
         /// The stream.
         stream: StreamId,
+    },
+    /// An Envoy process was seen to end: nothing of it can be in flight any more.
+    ProcessEnded {
+        /// Its random number, as its filters give it.
+        process: u64,
     },
     /// An admin endpoint was found, or found again.
     AdminFound {
@@ -277,14 +284,19 @@ impl Core {
             }
             Event::Reported { stream, mut report } => {
                 let blockers = std::mem::take(&mut report.blockers);
+                let goodbye = leaving::is_goodbye(&report);
                 if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
                     let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
                     self.answered(epoch, answered, &mut out);
                     self.heard_blockers(epoch, &blockers, &mut out);
                     self.look_at(epoch, now, &mut out);
+                    if goodbye {
+                        self.said_goodbye(epoch, now, &mut out);
+                    }
                     out.push(Effect::FleetChanged);
                 }
             }
+            Event::ProcessEnded { process } => self.process_ended(process, now, &mut out),
             Event::Detached { stream } => {
                 let live = self
                     .fleet

@@ -1,9 +1,14 @@
 //! What outlives the control plane: one record per drain, in protobuf, so that a field can be added and an older
 //! record still be read.
 
+use std::time::SystemTime;
+
 use ebb_proto::v1;
 
 use super::report::ReportRecord;
+
+/// A drain of a shutdown: its `request_id` begins so, that the next run knows what a dead one left.
+pub const OF_A_SHUTDOWN: &str = "ebb-shutdown/";
 
 /// All that is kept.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +40,36 @@ pub struct Record {
     /// What it did so far.
     #[prost(message, optional, tag = "10")]
     pub report: Option<ReportRecord>,
+}
+
+impl Record {
+    /// Ends and releases the drain of a shutdown whose run died. Whether that changed it.
+    pub fn release(&mut self, now: SystemTime) -> bool {
+        let Some(drain) = &mut self.drain else {
+            return false;
+        };
+        if !drain.request_id.starts_with(OF_A_SHUTDOWN) {
+            return false;
+        }
+        let ended = matches!(
+            drain.phase(),
+            v1::Phase::Drained | v1::Phase::TimedOut | v1::Phase::Cancelled
+        );
+        if ended && !drain.holding {
+            return false;
+        }
+        if !ended {
+            drain.set_phase(v1::Phase::Cancelled);
+            let started = drain.started_at.and_then(|at| SystemTime::try_from(at).ok());
+            let elapsed = started.and_then(|started| now.duration_since(started).ok());
+            drain.elapsed = elapsed.and_then(|elapsed| elapsed.try_into().ok());
+            drain.warnings.push("the `ebb run` that began it died".to_owned());
+        }
+        drain.holding = false;
+        self.closing_after = None;
+        self.members.clear();
+        true
+    }
 }
 
 /// A reporter in the scope of a drain.

@@ -5,6 +5,8 @@
 //! endpoint) is **known** once it has answered that ask, and after a call for confirmation it has **confirmed** once it
 //! has answered that one. An older word says nothing of the time since.
 
+mod leaving;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -79,6 +81,8 @@ impl Member {
 pub struct Tally {
     terms: Terms,
     members: HashMap<Epoch, Member>,
+    /// Who has left for good, with what they counted until then.
+    left: Vec<Member>,
     nodes: BTreeMap<Arc<str>, Node>,
     sums: Observation,
     /// Whether it ever had a member.
@@ -96,6 +100,7 @@ impl Tally {
                 confirm: 0,
             },
             members: HashMap::new(),
+            left: Vec::new(),
             nodes: BTreeMap::new(),
             sums: Observation::default(),
             met: false,
@@ -337,11 +342,6 @@ impl Tally {
         self.members.contains_key(&epoch)
     }
 
-    /// Whether an Envoy process has a member.
-    pub fn has_process(&self, process: u64) -> bool {
-        self.members.values().any(|member| member.process == process)
-    }
-
     /// Members whose count is not known, with their node.
     pub fn unknown(&self) -> Vec<(Epoch, Arc<str>)> {
         let mut unknown: Vec<_> = self
@@ -357,7 +357,7 @@ impl Tally {
     /// Per node and listener (or upstream endpoint), sorted.
     pub fn listeners(&self) -> Vec<v1::DrainListener> {
         let mut sums: BTreeMap<(&str, &str), v1::DrainListener> = BTreeMap::new();
-        for member in self.members.values() {
+        for member in self.members.values().chain(&self.left) {
             for (name, count) in &member.counts {
                 let sum = sums
                     .entry((&member.node, name))

@@ -7,10 +7,13 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the handle |
-//! | `task` | the task |
+//! | `task`, `end` | the task, and its end |
 //! | `admins` | calls to Envoy's admin endpoints |
+//! | `peers` | which processes of this machine the filters' streams come from |
 
 mod admins;
+mod end;
+mod peers;
 mod task;
 
 use std::{
@@ -24,15 +27,19 @@ use std::{
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use peers::Peer;
+
 use crate::{
     core::{
-        Event,
+        Event, Now,
+        drain::Drain,
         drains::{StartError, StartRequest},
         fleet::StreamId,
         policies::Policies,
+        record::Kept,
     },
     store::Store,
-    supervisor::admin::Admin,
+    supervisor::{admin::Admin, succession::RunRecord},
 };
 
 /// How long `ListNodes` and `ListBlockers` wait for answers.
@@ -65,9 +72,15 @@ enum Request {
         stream: StreamId,
         hello: v1::FilterHello,
         report: v1::FilterReport,
+        /// The process at the other end, where the system tells.
+        peer: Option<Peer>,
         commands: watch::Sender<Outgoing>,
     },
     Happened(Event),
+    /// A process of this machine that is an Envoy has ended, or the whole group that it led.
+    ProcessEnded {
+        pid: u32,
+    },
     AdminFound {
         node: String,
         started: SystemTime,
@@ -87,7 +100,9 @@ enum Request {
     },
     Nodes(oneshot::Sender<Vec<v1::Node>>),
     WatchNodes(oneshot::Sender<watch::Receiver<Vec<v1::Node>>>),
-    GoAway,
+    KeepRun(Option<RunRecord>, oneshot::Sender<()>),
+    /// Answered once all is done.
+    GoAway(oneshot::Sender<()>),
 }
 
 /// A handle to the task that owns the state.
@@ -99,11 +114,12 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn start(policies: Policies, store: Store, admins: Vec<Admin>) -> anyhow::Result<Self> {
-        let kept = store.load()?;
+    pub fn start(policies: Policies, mut kept: Kept, mut store: Store, admins: Vec<Admin>) -> Self {
+        let now = Now::read();
+        let senseless = kept
+            .drains
+            .extract_if(.., |record| !Drain::can_resume(record, now));
+        store.drop_senseless(&senseless.collect::<Vec<_>>());
         if !kept.drains.is_empty() {
             tracing::info!(
                 drains = kept.drains.len(),
@@ -116,10 +132,10 @@ impl Engine {
         }
         let task = task::Task::new(policies, kept, store, requests.downgrade());
         tokio::spawn(task.run(inbox));
-        Ok(Self {
+        Self {
             requests,
             streams: Arc::new(AtomicU64::new(1)),
-        })
+        }
     }
 
     /// A filter's stream: its number, and the slot from which its commands come.
@@ -130,6 +146,7 @@ impl Engine {
         &self,
         hello: v1::FilterHello,
         report: v1::FilterReport,
+        peer: Option<Peer>,
     ) -> Result<(StreamId, watch::Receiver<Outgoing>), Gone> {
         let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
         let (commands, receiver) = watch::channel(Outgoing::Nothing);
@@ -137,6 +154,7 @@ impl Engine {
             stream,
             hello,
             report,
+            peer,
             commands,
         })
         .await?;
@@ -158,6 +176,15 @@ impl Engine {
     /// [`Gone`].
     pub async fn detach(&self, stream: StreamId) -> Result<(), Gone> {
         self.send(Request::Happened(Event::Detached { stream })).await
+    }
+
+    /// An Envoy that runs on this machine, as `pid` or in the group that `pid` leads, has ended: nothing of it can be in
+    /// flight any more. To be said only of an Envoy, not of what passes on the streams of one.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn process_ended(&self, pid: u32) -> Result<(), Gone> {
+        self.send(Request::ProcessEnded { pid }).await
     }
 
     /// Starts a drain.
@@ -237,11 +264,22 @@ impl Engine {
         self.ask(Request::WatchNodes).await
     }
 
+    /// Keeps what a successor of this run of processes has to know; `None` = nothing any more. It is on disk, or the log
+    /// says why not, when this returns.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn keep_run(&self, run: Option<RunRecord>) -> Result<(), Gone> {
+        self.ask(|reply| Request::KeepRun(run, reply)).await
+    }
+
     /// Tells every filter to reconnect elsewhere and ends the task. Whatever is asked after that is [`Gone`].
     pub async fn go_away(&self) {
+        let (reply, over) = oneshot::channel();
         // Gone already is just what is wanted.
-        let _ = self.send(Request::GoAway).await;
+        let _ = self.send(Request::GoAway(reply)).await;
         self.ended().await;
+        let _ = over.await;
     }
 
     /// Waits until the task has ended, by [`Engine::go_away`] or by a fault of its own.
@@ -257,5 +295,50 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         self.send(request(reply)).await?;
         answer.await.map_err(|_| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::record::Record;
+
+    #[tokio::test]
+    async fn a_record_that_makes_no_sense_is_dropped_and_the_others_are_resumed() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = |id: &str, policy| Record {
+            drain: Some(v1::Drain {
+                id: id.to_owned(),
+                policy,
+                started_at: Some(SystemTime::now().into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mut store = Store::open(folder.path()).unwrap();
+        store.put(&record("a", Some(v1::Policy::default()))).unwrap();
+        store
+            .put(&Record {
+                sequence: 1,
+                ..record("b", None)
+            })
+            .unwrap();
+        let kept = store.load().unwrap();
+        let engine = Engine::start(Policies::default(), kept, store, Vec::new());
+        let drains = engine.drains().await.unwrap();
+        assert_eq!(
+            drains.iter().map(|drain| drain.id.as_str()).collect::<Vec<_>>(),
+            ["a"]
+        );
+        engine.go_away().await;
+        drop(engine);
+        let mut store = loop {
+            // The task lets go of it a moment after its last word.
+            match Store::open(folder.path()) {
+                Ok(store) => break store,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(store.load().unwrap().drains.len(), 1);
     }
 }

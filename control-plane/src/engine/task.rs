@@ -8,7 +8,7 @@ use std::{
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{ANSWER_WITHIN, Outgoing, Request, admins};
+use super::{ANSWER_WITHIN, Outgoing, Request, admins, peers::Peers};
 use crate::{
     core::{
         Core, Effect, Event, Now,
@@ -61,16 +61,17 @@ struct Parked {
 }
 
 pub(super) struct Task {
-    core: Core,
+    pub(super) core: Core,
     /// Until when drains are parked of which the scope is not there.
     parks_until: Instant,
     parked: Vec<Parked>,
     /// To itself, for what it has others do.
     requests: mpsc::WeakSender<Request>,
     /// By node.
-    admins: HashMap<String, Admin>,
-    store: Store,
-    streams: HashMap<StreamId, watch::Sender<Outgoing>>,
+    pub(super) admins: HashMap<String, Admin>,
+    peers: Peers,
+    pub(super) store: Store,
+    pub(super) streams: HashMap<StreamId, watch::Sender<Outgoing>>,
     /// Drains that somebody watches.
     drains: HashMap<String, watch::Sender<v1::Drain>>,
     /// Of those, the ones whose counts changed since they were last shown.
@@ -99,6 +100,7 @@ impl Task {
             parked: Vec::new(),
             requests,
             admins: HashMap::new(),
+            peers: Peers::default(),
             store,
             streams: HashMap::new(),
             drains: HashMap::new(),
@@ -111,7 +113,7 @@ impl Task {
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
-        loop {
+        let over = loop {
             let until = self.next_deadline();
             let sleep = async {
                 match until {
@@ -127,7 +129,8 @@ impl Task {
                 }
             };
             match request {
-                None | Some(Request::GoAway) => break,
+                None => break None,
+                Some(Request::GoAway(over)) => break Some(over),
                 Some(request) => {
                     let now = Now::read();
                     self.take(request, now);
@@ -137,19 +140,14 @@ impl Task {
                     }
                 }
             }
-        }
-        for commands in self.streams.values() {
-            commands.send_modify(|slot| {
-                let last = match std::mem::take(slot) {
-                    Outgoing::Command(command) => command,
-                    _ => v1::FilterCommand::default(),
-                };
-                *slot = Outgoing::GoingAway(v1::FilterCommand {
-                    going_away: true,
-                    ..last
-                });
-            });
-        }
+        };
+        // From here on whoever asks is refused, also who waits in the queue.
+        drop(inbox);
+        self.parked.clear();
+        self.queries.clear();
+        self.end().await;
+        // Who wanted it may not wait for it.
+        let _ = over.map(|over| over.send(()));
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -174,8 +172,12 @@ impl Task {
                 stream,
                 hello,
                 report,
+                peer,
                 commands,
             } => {
+                if let Some(peer) = peer {
+                    self.peers.met(peer, &hello.node_id, hello.process);
+                }
                 tracing::info!(
                     node = hello.node_id,
                     reporter = format!("{:016x}", hello.epoch),
@@ -203,6 +205,13 @@ impl Task {
                 // It may have told of what a drain was parked for.
                 if of_admin {
                     self.start_parked(now);
+                }
+            }
+            Request::ProcessEnded { pid } => {
+                for process in self.peers.ended(pid) {
+                    tracing::info!(pid, "an Envoy has ended: nothing of it is in flight any more");
+                    let effects = self.core.handle(Event::ProcessEnded { process }, now);
+                    self.carry_out(effects, now);
                 }
             }
             Request::AdminFound { node, started, admin } => {
@@ -255,7 +264,16 @@ impl Task {
                 self.nodes.send_replace(self.core.nodes(None, now));
                 let _ = reply.send(receiver);
             }
-            Request::GoAway => {}
+            Request::KeepRun(run, reply) => {
+                if let Err(error) = self.store.keep_run(run.as_ref()) {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "cannot keep what a successor of this run has to know"
+                    );
+                }
+                let _ = reply.send(());
+            }
+            Request::GoAway(_) => {}
         }
     }
 

@@ -3,14 +3,14 @@
 use std::pin::Pin;
 
 use ebb_proto::v1::{FilterCommand, FilterHello, FilterReport, filter_service_server::FilterService};
-use futures::{Stream, stream};
+use futures::{FutureExt as _, Stream, stream};
 use tokio::sync::{oneshot, watch};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
 
 use super::gone;
 use crate::{
     core::fleet::StreamId,
-    engine::{Engine, Outgoing},
+    engine::{Engine, Outgoing, Peer},
 };
 
 /// The largest report, in bytes: thousands of listeners.
@@ -21,6 +21,9 @@ const HELLO_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The longest name that a filter may give, in bytes.
 const MAX_NAME: usize = 1024;
+
+/// Reports that may have come and not been read when a stream ends.
+const BUFFERED: usize = 64;
 
 /// The service.
 #[derive(Debug)]
@@ -42,6 +45,7 @@ impl FilterService for Filters {
         &self,
         request: Request<Streaming<FilterReport>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        let peer = peer(&request);
         let mut reports = request.into_inner();
         let first = tokio::time::timeout(HELLO_WITHIN, reports.message())
             .await
@@ -49,11 +53,21 @@ impl FilterService for Filters {
         let mut first = first.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?;
         let hello = checked(first.hello.take())?;
         check_names(&first)?;
-        let (stream, commands) = self.engine.attach(hello, first).await.map_err(gone)?;
+        let (stream, commands) = self.engine.attach(hello, first, peer).await.map_err(gone)?;
+        // Its end may have come while this waited for the hello.
+        if commands.has_changed().is_err() {
+            return Err(gone(crate::engine::Gone));
+        }
         let (ended, until) = oneshot::channel();
         tokio::spawn(take_in(self.engine.clone(), stream, reports, until));
         Ok(Response::new(Box::pin(send_out(commands, ended))))
     }
+}
+
+/// The process at the other end of a Unix socket.
+fn peer<T>(request: &Request<T>) -> Option<Peer> {
+    let credentials = request.extensions().get::<UdsConnectInfo>()?.peer_cred?;
+    Peer::of(credentials.pid())
 }
 
 fn checked(hello: Option<FilterHello>) -> Result<FilterHello, Status> {
@@ -116,7 +130,7 @@ async fn take_in(
     loop {
         let report = tokio::select! {
             report = reports.message() => report,
-            _ = &mut until => break,
+            _ = &mut until => break take_the_rest(&engine, stream, &mut reports).await,
         };
         match report {
             Ok(Some(report)) if check_names(&report).is_ok() => {
@@ -130,6 +144,19 @@ async fn take_in(
     }
     // An engine that is gone needs no word of it.
     let _ = engine.detach(stream).await;
+}
+
+/// A VM that goes says goodbye and resets its stream: both are there at once, and the word must not be lost.
+async fn take_the_rest(engine: &Engine, stream: StreamId, reports: &mut Streaming<FilterReport>) {
+    for _ in 0..BUFFERED {
+        match reports.message().now_or_never() {
+            Some(Ok(Some(report))) if check_names(&report).is_ok() => {
+                // An engine that is gone needs no word of it.
+                let _ = engine.report(stream, report).await;
+            }
+            _ => return,
+        }
+    }
 }
 
 struct Commands {

@@ -34,7 +34,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     address::Address,
-    core::policies::Policies,
+    core::{policies::Policies, record::Kept},
     engine::Engine,
     store::Store,
     supervisor::{self, admin::Admin},
@@ -63,6 +63,22 @@ pub struct ServeOptions {
     pub admins: Vec<Address>,
 }
 
+impl ServeOptions {
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// It is in use, or of a newer format.
+    pub fn open_store(&self) -> anyhow::Result<Store> {
+        match &self.state {
+            Some(folder) => Ok(Store::open(folder)?),
+            None => {
+                tracing::warn!("no state folder: drains do not survive a restart of the control plane");
+                Ok(Store::memory())
+            }
+        }
+    }
+}
+
 /// A control plane that serves.
 #[derive(Debug)]
 pub struct Server {
@@ -79,15 +95,19 @@ impl Server {
     /// # Errors
     /// The store or a socket cannot be opened; the message names it.
     pub async fn start(options: ServeOptions) -> anyhow::Result<Self> {
-        Self::start_with(options, None).await
+        let mut store = options.open_store()?;
+        let kept = store.load()?;
+        Self::start_with(options, store, kept, None).await
     }
 
-    /// As [`Server::start`], and tells of the processes that are kept.
+    /// As [`Server::start`], with a store that is open already and what it kept, and tells of the processes that are kept.
     ///
     /// # Errors
-    /// As [`Server::start`].
+    /// A socket cannot be opened; the message names it.
     pub async fn start_with(
         options: ServeOptions,
+        store: Store,
+        kept: Kept,
         supervisor: Option<supervisor::Handle>,
     ) -> anyhow::Result<Self> {
         if let Some(open) = options
@@ -100,13 +120,6 @@ impl Server {
                  use a Unix socket or a loopback address, or say --insecure"
             );
         }
-        let store = match &options.state {
-            Some(folder) => Store::open(folder)?,
-            None => {
-                tracing::warn!("no state folder: drains do not survive a restart of the control plane");
-                Store::memory()
-            }
-        };
         // All of them before the first serves, so that a wrong one leaves nothing half-open.
         let mut listeners = Vec::new();
         for address in &options.listen {
@@ -118,9 +131,10 @@ impl Server {
             .collect::<Result<Vec<_>, _>>()?;
         let engine = Engine::start(
             options.policies,
+            kept,
             store,
             options.admins.into_iter().map(Admin).collect(),
-        )?;
+        );
         // Nothing is ready before a supervisor has started it; it says so itself from then on.
         let serving = supervisor.is_none();
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -257,7 +271,7 @@ fn router(engine: &Engine, processes: process::Processes) -> anyhow::Result<Rout
 
 /// What a call gets once the control plane is going away.
 fn gone(gone: crate::engine::Gone) -> tonic::Status {
-    tonic::Status::unavailable(gone.to_string())
+    tonic::Status::unavailable(format!("{gone}: try again, elsewhere or in a moment"))
 }
 
 #[cfg(test)]

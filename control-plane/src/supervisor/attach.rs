@@ -119,17 +119,17 @@ fn read(path: &Path) -> Result<i32, AttachError> {
     }
 }
 
-/// When a process was started; `None` if the system does not tell.
-fn started(pid: i32) -> Option<SystemTime> {
+/// When a process was started, in ticks since the boot of the system; `None` if the system does not tell.
+#[must_use]
+pub fn start_ticks(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The 22nd field; the second is a name in brackets, which may hold anything.
-    let ticks: u64 = stat
-        .rsplit_once(')')?
-        .1
-        .split_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// When a process was started; `None` if the system does not tell.
+fn started(pid: i32) -> Option<SystemTime> {
+    let ticks = start_ticks(pid)?;
     let system = fs::read_to_string("/proc/stat").ok()?;
     let boot: u64 = system
         .lines()

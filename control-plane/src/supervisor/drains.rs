@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use ebb_proto::v1::{self, Phase};
 
-use super::machine::DrainOutcome;
+use super::{machine::DrainOutcome, succession::RunRecord};
 use crate::{
     core::{
         drains::StartRequest,
         policy::{OnTimeout, PolicyOverrides},
+        record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
 };
 
-/// Marks the drains of a shutdown, so that the next run knows those that a dead one left.
-const MARK: &str = "ebb-shutdown/";
-
 /// A drain ends this much before its bound, so that its own account of what is left comes in time.
 const ANSWER_WITHIN: Duration = Duration::from_millis(20);
+
+/// How long it may take to keep something.
+const KEEP_WITHIN: Duration = Duration::from_secs(1);
 
 /// Drains for the supervisor.
 #[derive(Clone, Debug)]
@@ -87,18 +88,32 @@ impl Drains {
         outcome(&ended).ok_or_else(|| gone(Gone))
     }
 
-    /// Releases the drains of shutdowns that have ended, also those of a run that died: the next processes serve.
+    /// Releases the drains of the shutdown that has ended. Those of a run that died were released before this one served.
     pub async fn release(&self) {
         let Ok(drains) = self.engine.drains().await else {
             return;
         };
         let ours = drains
             .into_iter()
-            .filter(|drain| drain.request_id.starts_with(MARK));
+            .filter(|drain| drain.request_id.starts_with(OF_A_SHUTDOWN));
         for drain in ours.filter(|drain| drain.holding || outcome(drain).is_none()) {
             // Gone is released as well.
             let _ = self.engine.cancel(drain.id).await;
         }
+    }
+
+    /// Keeps what a successor of this run has to know, or nothing once it is over. A disk that hangs holds up no shutdown.
+    pub async fn keep_run(&self, run: Option<RunRecord>) {
+        let kept = tokio::time::timeout(KEEP_WITHIN, self.engine.keep_run(run)).await;
+        if kept.is_err() {
+            tracing::error!("what a successor has to know is not kept within {KEEP_WITHIN:?}; going on");
+        }
+    }
+
+    /// A process that is a proxy has ended, and so has what was in flight in it.
+    pub async fn process_ended(&self, pid: u32) {
+        // Gone needs no word of it.
+        let _ = self.engine.process_ended(pid).await;
     }
 
     /// Which drain keeps this from serving as usual, in words.
@@ -144,7 +159,7 @@ impl Drains {
 /// another would join it: so both are as good as unique. A request id has a bound, which the name of a process has not.
 fn fresh_ids(process: &str) -> (String, String) {
     let unique = format!("{:032x}", fastrand::u128(..));
-    (format!("shutdown-{process}-{unique}"), format!("{MARK}{unique}"))
+    (format!("shutdown-{process}-{unique}"), format!("{OF_A_SHUTDOWN}{unique}"))
 }
 
 /// A shutdown always proceeds, and takes what time is left.
@@ -213,7 +228,7 @@ mod tests {
         let ids: HashSet<_> = (0..100_000).map(|_| fresh_ids("router")).collect();
         assert_eq!(ids.len(), 100_000);
         let (id, request_id) = fresh_ids(&"x".repeat(200));
-        assert!(id.starts_with("shutdown-xxx") && request_id.starts_with(MARK));
+        assert!(id.starts_with("shutdown-xxx") && request_id.starts_with(OF_A_SHUTDOWN));
         assert!(request_id.len() <= MAX_REQUEST_ID, "{request_id}");
     }
 

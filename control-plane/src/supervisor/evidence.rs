@@ -18,7 +18,7 @@ use super::{
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
 };
-use crate::address::Address;
+use crate::{address::Address, core::policy::Policy};
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(25);
@@ -93,6 +93,11 @@ pub async fn drain(
 /// No new connection can come any more, so half of the quiet period is enough here.
 pub async fn listeners_quiet(drains: &Drains, admin: &Admin, left: &Left) {
     until_quiet(drains.quiet_period() / 2, left, || in_flight(admin)).await;
+}
+
+/// Waits until an Envoy is quiet, by its own count, where no filter tells.
+pub async fn admin_quiet(admin: &Admin) {
+    until_quiet(Policy::default().quiet_period, &Left::default(), || in_flight(admin)).await;
 }
 
 async fn in_flight(admin: &Admin) -> Result<Count, String> {

@@ -8,6 +8,7 @@
 //! | `process`, `spawner`, `attach` | processes that Ebb starts, and those that it does not |
 //! | `probe`, `http`, `admin` | readiness checks and Envoy's admin endpoint |
 //! | `drains`, `evidence` | the drains of a shutdown, and waiting for traffic to end |
+//! | `succession`, `survivors` | what a dead run left: which process stops when, pure, and the stopping |
 //! | `health` | `/ready` and `/live` over HTTP |
 //! | `output` | what processes print |
 //! | `signals` | signals to Ebb itself |
@@ -29,6 +30,8 @@ pub mod process;
 mod run;
 pub mod signals;
 mod spawner;
+pub mod succession;
+pub mod survivors;
 pub mod tell;
 
 pub use driver::{Ended, Supervisor};

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -11,7 +11,9 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Ended, Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat};
+use super::{
+    Ended, Supervisor, drains::Drains, handle::Handle, health::Health, output::OutputFormat, survivors,
+};
 use crate::{
     config::Config,
     core::policy::Policy,
@@ -31,7 +33,13 @@ const GOODBYE: Duration = Duration::from_millis(50);
 pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<Ended> {
     let supervisor = Supervisor::new(config, format).context("cannot supervise")?;
     let handle = supervisor.handle();
-    let mut server = Server::start_with(options, Some(handle.clone())).await?;
+    let mut store = options.open_store()?;
+    // The predecessor is dead, or the store would be in use. What it left must be gone before the same is started again.
+    if let Some(left) = store.run()? {
+        survivors::stop(&left).await;
+    }
+    let kept = store.take_over(SystemTime::now())?;
+    let mut server = Server::start_with(options, store, kept, Some(handle.clone())).await?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     }

@@ -20,6 +20,7 @@ fn blocker(age: i64, protocol: Protocol, route: &str) -> NodeBlocker {
             protocol: protocol.into(),
             route: route.into(),
             upstream: "10.0.0.3:80".into(),
+            path: String::new(),
         }),
     }
 }
@@ -98,6 +99,26 @@ fn status_lists_them_for_programs_when_asked_to() {
         expected
     );
     assert_eq!(json(&["status", "-o", "json"]).get("blockers"), None);
+}
+
+#[test]
+fn paths_are_shown_where_a_filter_tells_them() {
+    let fake = fake();
+    let mut found = blocker(9, Protocol::Http1, "shop");
+    if let Some(blocker) = &mut found.blocker {
+        blocker.path = "/orders/7\u{1b}[2J".into();
+    }
+    fake.say_blockers(vec![found, blocker(3, Protocol::Http1, "")]);
+    let ended = run_at(&fake.endpoint(), &["status", "--blockers"]);
+    let expected = "
+NODE    LISTENER  AGE  PROTOCOL  ROUTE  UPSTREAM     PATH
+edge-1  ingress    9s  h1        shop   10.0.0.3:80  /orders/7 [2J
+edge-1  ingress    3s  h1        -      10.0.0.3:80  -";
+    assert!(ended.stdout.ends_with(expected), "{}", ended.stdout);
+    let stdout = run_at(&fake.endpoint(), &["status", "--blockers", "-o", "json"]).stdout;
+    let object: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(object["blockers"][0]["path"], "/orders/7\u{1b}[2J");
+    assert_eq!(object["blockers"][1].get("path"), None);
 }
 
 #[test]

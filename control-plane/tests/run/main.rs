@@ -19,5 +19,6 @@ mod log;
 mod ready;
 mod sockets;
 mod stop;
+mod succession;
 mod watch;
 mod world;

@@ -36,6 +36,8 @@ const RECORDER: &str = r#"
 pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     mark: String,
+    /// The folder of the durable state; empty = memory only.
+    pub(crate) state: PathBuf,
     child: Option<Child>,
     /// The pid of `ebb`, which may be a child of the child.
     pid: Option<i32>,
@@ -62,6 +64,7 @@ impl World {
         Self {
             directory,
             mark,
+            state: PathBuf::new(),
             child: None,
             pid: None,
         }
@@ -108,8 +111,9 @@ impl World {
     /// The arguments of `ebb run` with this configuration, after a `[control_plane]` of its own.
     pub(crate) fn command(&self, config: &str, arguments: &[&str]) -> Command {
         let head = format!(
-            "[control_plane]\nlisten = {:?}\nstate = \"\"\nhealth = {:?}\n",
+            "[control_plane]\nlisten = {:?}\nstate = {}\nhealth = {:?}\n",
             format!("unix:{}", self.path("ebb.sock").display()),
+            quoted(&self.state),
             format!("unix:{}", self.path("health.sock").display()),
         );
         fs::write(self.path("ebb.toml"), format!("{head}{config}")).expect("configuration");
@@ -191,6 +195,26 @@ impl World {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("ebb is alive");
+    }
+
+    /// Kills `ebb`, and nothing of what it started. What it logged is gone with the next start.
+    pub(crate) fn kill_ebb(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let mut child = self.child.take().expect("started");
+        child.wait().expect("waited");
+        self.pid = None;
+    }
+
+    /// The pid of a process that `ebb status` shows.
+    pub(crate) fn pid_of(&self, name: &str) -> i32 {
+        let output = self.ebb(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let all = status["processes"].as_array().expect("a list");
+        let found = all.iter().find(|process| process["name"] == name).expect("known");
+        found["pid"]
+            .as_i64()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .expect("alive")
     }
 
     /// The exit code of `ebb`, and that nothing it started is left.

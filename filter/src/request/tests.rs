@@ -11,6 +11,7 @@ const BODILESS: bool = true;
 struct Host {
     address: Option<&'static str>,
     content_type: Option<&'static str>,
+    path: Option<&'static str>,
     hostcalls: Cell<u32>,
 }
 
@@ -37,6 +38,11 @@ impl Look for Host {
         self.asked();
         self.content_type.map(Into::into)
     }
+
+    fn path(&self) -> Option<Vec<u8>> {
+        self.asked();
+        self.path.map(Into::into)
+    }
 }
 
 struct Bench {
@@ -56,6 +62,7 @@ impl Bench {
             listener: Rc::clone(&self.listener),
             upstreams: upstreams.then(|| Rc::clone(&self.counts.upstreams)),
             detect_grpc,
+            blocker_paths: false,
         };
         Request::new(1, Rc::new(plugin))
     }
@@ -192,7 +199,7 @@ fn grpc_is_told_where_it_is_worth_a_hostcall() {
         host.hostcalls.set(0);
         let mut request = bench.request(false, detect_grpc);
         request.begin(serving, bodiless, &host);
-        let (_, kind) = bench.listener.oldest(1)[0];
+        let kind = bench.listener.oldest(1)[0].kind;
         request.end();
         (kind, host.hostcalls.get())
     };
@@ -201,4 +208,28 @@ fn grpc_is_told_where_it_is_worth_a_hostcall() {
     assert_eq!(kind(true, SERVING, BODILESS), (Kind::Unknown, 0));
     assert_eq!(kind(false, !SERVING, !BODILESS), (Kind::Grpc, 1));
     assert_eq!(kind(false, !SERVING, BODILESS), (Kind::Unknown, 0));
+}
+
+#[test]
+fn a_path_is_kept_only_if_that_is_switched_on_and_without_its_query() {
+    let bench = Bench::new();
+    let host = Host {
+        path: Some("/shop/7?token=secret"),
+        ..Host::default()
+    };
+    let kept = |blocker_paths| {
+        let plugin = Plugin::Listener {
+            listener: Rc::clone(&bench.listener),
+            upstreams: None,
+            detect_grpc: false,
+            blocker_paths,
+        };
+        let mut request = Request::new(1, Rc::new(plugin));
+        host.hostcalls.set(0);
+        request.begin(SERVING, BODILESS, &host);
+        let path = bench.listener.oldest(1)[0].path.clone();
+        (path, host.hostcalls.get())
+    };
+    assert_eq!(kept(false), ("".into(), 0));
+    assert_eq!(kept(true), ("/shop/7".into(), 1));
 }

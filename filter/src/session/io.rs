@@ -38,6 +38,8 @@ pub enum Event<'a> {
         /// gRPC status code.
         status: u32,
     },
+    /// The VM is being taken down: the last of its root contexts goes, and nothing can come any more.
+    Leaving,
     /// The context that owned the stream is gone, and the stream with it.
     OwnerGone,
     /// Counts have reached zero, or left it.

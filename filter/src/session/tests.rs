@@ -1,4 +1,5 @@
 mod drains;
+mod ends;
 
 use super::*;
 use ebb_proto::v1::{Directive, FilterHello};
@@ -262,54 +263,6 @@ fn a_control_plane_that_answers_and_fails_is_not_called_on_without_a_pause() {
         bench.handle(Event::Closed { token, status: 13 });
     }
     assert!(bench.session.next_deadline().unwrap() - bench.now >= ms(2500));
-}
-
-#[test]
-fn an_announced_end_is_followed_by_an_attempt_at_once() {
-    let mut bench = Bench::attached();
-    bench.now += ms(200);
-    let announcement = FilterCommand {
-        generation: 1,
-        going_away: true,
-        ..FilterCommand::default()
-    };
-    assert!(bench.receive(TOKEN, &announcement).is_empty());
-    assert_eq!(
-        bench.handle(Event::Closed {
-            token: TOKEN,
-            status: 14
-        }),
-        [Effect::Close { token: TOKEN }]
-    );
-    assert_eq!(bench.session.next_deadline(), Some(bench.now));
-    assert!(matches!(bench.handle(Event::Tick)[..], [Effect::Open { .. }]));
-    assert_eq!(bench.warnings(), 0, "nothing is wrong");
-    // The next one is not there yet: from then on as usual.
-    bench.handle(Event::Opened {
-        token: 8,
-        process: 99,
-    });
-    bench.handle(Event::Closed { token: 8, status: 14 });
-    assert!(bench.session.next_deadline().unwrap() >= bench.now + ms(100));
-}
-
-#[test]
-fn announcing_ends_over_and_over_makes_no_busy_loop() {
-    let mut bench = Bench::attached();
-    let announcement = FilterCommand {
-        generation: 1,
-        going_away: true,
-        ..FilterCommand::default()
-    };
-    bench.receive(TOKEN, &announcement);
-    bench.handle(Event::Closed {
-        token: TOKEN,
-        status: 14,
-    });
-    assert!(
-        bench.session.next_deadline().unwrap() >= bench.now + ms(100),
-        "the stream was too short"
-    );
 }
 
 #[test]

@@ -231,6 +231,7 @@ fn when_the_owner_goes_another_takes_over() {
     let (owner, hello) = bench.sent.last().unwrap();
     assert_eq!(*owner, 2);
     assert!(hello.hello.is_some());
+    assert!(bench.sent.iter().all(|(_, report)| !report.goodbye));
     assert_eq!(bench.names(), ["b"]);
     assert!(
         !bench.vm.is_serving(),
@@ -245,12 +246,16 @@ fn a_vm_without_listeners_rests_until_there_is_one_again() {
     bench.pass(ms(10));
     bench.remove(1);
     assert!(bench.ticking().is_empty());
+    let (owner, last_words) = bench.sent.last().unwrap();
+    assert_eq!((*owner, last_words.goodbye), (1, true));
+    assert_eq!(bench.names(), ["a"], "its last counts are told too");
     bench.pass(ms(60_000));
     bench.configure(5, "a");
     let sent = bench.sent.len();
     bench.pass(ms(2));
     assert_eq!(bench.sent.len(), sent + 1);
-    assert_eq!(bench.sent.last().unwrap().0, 5);
+    let (owner, hello) = bench.sent.last().unwrap();
+    assert_eq!((*owner, hello.goodbye), (5, false));
 }
 
 #[test]

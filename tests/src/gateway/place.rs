@@ -90,14 +90,29 @@ impl Setup {
         Ok(())
     }
 
+    /// Has its processes outlive an `ebb run` that is killed, as those of users do. What is left then ends with the
+    /// [`super::Gateway`], unless the test is killed itself.
+    ///
+    /// # Errors
+    /// When it has not the processes of the shipped gateway.
+    pub fn outlive_ebb(&mut self) -> Result<()> {
+        for name in ["router", "policy-engine", "python-executor"] {
+            self.command_mut(name)?.drain(..DIES_WITH_PARENT.len());
+        }
+        Ok(())
+    }
+
     fn die_with_parent(&mut self, process: &str) -> Result<()> {
         let command = self.command_mut(process)?;
-        for (place, word) in ["setpriv", "--pdeathsig", "KILL"].into_iter().enumerate() {
+        for (place, word) in DIES_WITH_PARENT.into_iter().enumerate() {
             command.insert(place, word.into());
         }
         Ok(())
     }
 }
+
+/// Put before a command.
+const DIES_WITH_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
 
 fn text(path: &Path) -> String {
     path.display().to_string()

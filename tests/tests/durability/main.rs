@@ -1,14 +1,11 @@
 //! Drains outlive their control plane: killed at any moment, and with a state that cannot be written.
 
+mod disks;
 mod kills;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use ebb_e2e::{
     api::{drain_of, proto},
     cli,
@@ -21,8 +18,6 @@ use ebb_e2e::{
 };
 use ebb_proto::v1::{Drain, Phase, Policy, Scope, StartDrainRequest};
 
-/// More drains than fit into what a state file has left inside.
-const MANY: usize = 200;
 /// Between the deadline of a drain and its end, on a slow machine.
 const LATE: Duration = Duration::from_secs(2);
 fn span(wire: Option<prost_types::Duration>) -> Duration {
@@ -222,81 +217,4 @@ async fn without_a_usable_state_an_envoy_drains_all_the_same_and_the_caller_is_t
         Ok(!response.says_close())
     })
     .await
-}
-
-/// A file system of its own; dropping it unmounts it.
-struct Mount(PathBuf);
-
-impl Mount {
-    /// None where this user may not mount.
-    fn small(at: PathBuf) -> Result<Option<Self>> {
-        std::fs::create_dir(&at)?;
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&at);
-        Ok(mount
-            .status()
-            .is_ok_and(|status| status.success())
-            .then_some(Self(at)))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a process that still has a file there ends a moment later.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-#[tokio::test]
-async fn on_a_full_disk_drains_go_on_the_caller_is_told_and_all_is_well_once_there_is_space() -> Result<()> {
-    let folder = folder()?;
-    let Some(mount) = Mount::small(folder.path().join("state"))? else {
-        println!("not shown here: this user may not mount a file system");
-        return Ok(());
-    };
-    let mut options = EbbOptions::in_folder(folder.path());
-    options.state = Some(mount.0.clone());
-    let _filters = fleet(&options.socket);
-    let ebb = Ebb::start(options).await?;
-    let mut client = ebb.client().await?;
-    wait_attached(&mut client, "idle", 1).await?;
-    let drain = client
-        .start(of_node("idle", String::new(), wait::PATIENCE))
-        .await?;
-    assert_eq!(drain.warnings, Vec::<String>::new(), "{drain:?}");
-
-    let filler = mount.0.join("filler");
-    let filled = Command::new("dd")
-        .args(["if=/dev/zero", "bs=4k"])
-        .arg(format!("of={}", filler.display()))
-        .output()?;
-    ensure!(!filled.status.success(), "the disk should be full: {filled:?}");
-    // The file has some space left inside.
-    let mut told = None;
-    for _ in 0..MANY {
-        let drain = client
-            .start(of_node("idle", String::new(), wait::PATIENCE))
-            .await?;
-        if not_kept(&drain) {
-            told = Some(drain);
-            break;
-        }
-    }
-    let told = told.context("the disk is full, and nobody was told")?;
-    client
-        .wait_for_phase(&told.id, Phase::Drained, wait::PATIENCE)
-        .await?;
-    assert_eq!(client.cancel(&told.id).await?.phase(), Phase::Drained);
-
-    std::fs::remove_file(&filler)?;
-    let kept = client
-        .start(of_node("idle", String::new(), wait::PATIENCE))
-        .await?;
-    assert_eq!(kept.warnings, Vec::<String>::new(), "{kept:?}");
-    let ebb = Ebb::start(ebb.kill().await?).await?;
-    let mut client = ebb.client().await?;
-    assert_eq!(client.drain(&drain.id).await?.started_at, drain.started_at);
-    assert_eq!(client.drain(&kept.id).await?.started_at, kept.started_at);
-    drop(ebb);
-    Ok(())
 }

@@ -3,7 +3,13 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use ebb_e2e::{ebb::Ebb, envoy::EnvoyOptions, relay::Relay, wait, world::World};
+use ebb_e2e::{
+    ebb::{Ebb, EbbOptions},
+    envoy::EnvoyOptions,
+    relay::Relay,
+    wait,
+    world::World,
+};
 use ebb_proto::v1::{Evidence, Lever, Phase};
 use tokio::{net::UnixListener, task::JoinHandle};
 
@@ -86,6 +92,59 @@ async fn without_an_admin_the_filter_closes_and_counts_and_there_is_nothing_to_s
     assert_eq!(drain.warnings, Vec::<String>::new(), "{drain:?}");
     client.cancel(&drain.id).await?;
     serves(&world).await
+}
+
+/// A drain of a whole node that has ended and holds, by Envoy's own lever; and its control plane was stopped.
+async fn stopped_with_the_lever_pulled(durable: bool) -> Result<(World, EbbOptions)> {
+    let mut world = World::start_with(EnvoyOptions::default(), |options, folder| {
+        options.admins = vec![unix(&folder.join("admin.sock"))];
+        options.state = durable.then(|| folder.join("state"));
+    })
+    .await?;
+    admin_found(&world).await?;
+    let mut client = world.client().await?;
+    let id = client.start(within(&[], Duration::from_secs(60))).await?.id;
+    let drain = ended(&client, &id, wait::PATIENCE).await?;
+    assert_eq!(
+        (drain.phase(), drain.lever()),
+        (Phase::Drained, Lever::Admin),
+        "{drain:?}"
+    );
+    let idle = EbbOptions {
+        socket: world.folder.path().join("idle.sock"),
+        ..EbbOptions::in_folder(world.folder.path())
+    };
+    let idle = Ebb::start(idle).await?;
+    let options = std::mem::replace(&mut world.ebb, idle).terminate().await?;
+    Ok((world, options))
+}
+
+async fn is_told_to_close(world: &World) -> Result<bool> {
+    let state = world.envoy.admin(hyper::Method::GET, "/server_info").await?;
+    Ok(state.contains("\"DRAINING\""))
+}
+
+#[tokio::test]
+async fn a_control_plane_that_keeps_nothing_undoes_its_levers_when_it_stops() -> Result<()> {
+    let (world, _) = stopped_with_the_lever_pulled(false).await?;
+    assert!(!is_told_to_close(&world).await?, "nobody else would undo it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_control_plane_whose_drain_holds_leaves_the_lever_to_its_successor() -> Result<()> {
+    let (mut world, options) = stopped_with_the_lever_pulled(true).await?;
+    assert!(is_told_to_close(&world).await?, "the drain holds");
+    world.ebb = Ebb::start(options).await?;
+    let mut client = world.client().await?;
+    let [drain] = &client.drains().await?[..] else {
+        panic!("one drain is kept")
+    };
+    client.cancel(&drain.id).await?;
+    wait::until("Envoy serves", wait::PATIENCE, || async {
+        Ok(!is_told_to_close(&world).await?)
+    })
+    .await
 }
 
 #[tokio::test]

@@ -19,15 +19,16 @@ use crate::{
     config::{Check, Command, Origin, Process},
     supervisor::{
         admin::Admin,
-        attach::Attached,
+        attach::{Attached, start_ticks},
         drains::{DrainRequest, Drains},
         evidence::{self, Left, Proxy},
         handle::Request,
         machine::{Event, ExitStatus, ProcessEffect, ProcessEvent},
         output::Stream,
-        plan::ProcessId,
+        plan::{Plan, Planned, ProcessId},
         probe,
         process::{Child, Children, Life},
+        succession::ProcessRecord,
     },
 };
 
@@ -36,6 +37,8 @@ use crate::{
 pub(super) struct Supervised {
     config: Arc<Process>,
     body: Body,
+    /// When its child was started, in ticks since the boot.
+    started: u64,
     chore: Option<JoinHandle<()>>,
     /// The `node.id` of its Envoy: configured, or told by its admin endpoint.
     node: watch::Sender<Option<String>>,
@@ -206,6 +209,7 @@ impl Supervisor {
         }
         if let Some(process) = self.processes.get_mut(id.index()) {
             process.body = Body::Child(pid);
+            process.started = start_ticks(pid.cast_signed()).unwrap_or_default();
         }
         tokio::spawn(watch_life(life, answer.clone()));
         Ok(ProcessEvent::Spawned { pid })
@@ -251,6 +255,7 @@ impl Supervised {
         Self {
             config: Arc::new(config.clone()),
             body: Body::None,
+            started: 0,
             chore: None,
             node: watch::Sender::new(config.drain.as_ref().and_then(|drain| drain.node.clone())),
             learning: None,
@@ -258,9 +263,43 @@ impl Supervised {
         }
     }
 
+    /// What is kept of it; `None` of what was not started here.
+    pub(super) fn record(&self, planned: &Planned, plan: &Plan, pid: Option<u32>) -> Option<ProcessRecord> {
+        let Origin::Command(_) = self.config.origin else {
+            return None;
+        };
+        let wire = |span: Duration| span.try_into().ok();
+        let drain = self.config.drain.as_ref();
+        let admin = drain.and_then(|drain| drain.admin.as_ref());
+        Some(ProcessRecord {
+            name: planned.name.clone(),
+            pid: pid.unwrap_or_default(),
+            started: pid.map_or(0, |_| self.started),
+            depends_on: planned
+                .dependencies
+                .iter()
+                .map(|id| plan.name(*id).to_owned())
+                .collect(),
+            stop_signal: planned.stop_signal.unwrap_or(Signal::SIGTERM) as i32,
+            stop_timeout: wire(planned.stop_timeout),
+            admin: admin.map(ToString::to_string).unwrap_or_default(),
+            drain_timeout: planned.drain.and_then(|drain| wire(drain.timeout)),
+        })
+    }
+
     pub(super) fn drop_chore(&mut self) {
         if let Some(chore) = self.chore.take() {
             chore.abort();
+        }
+    }
+
+    /// The pid of a proxy, which leads a group if it was started here.
+    pub(super) fn proxy_pid(&self) -> Option<u32> {
+        self.config.drain.as_ref()?;
+        match &self.body {
+            Body::None => None,
+            Body::Child(pid) => Some(*pid),
+            Body::Attached(attached) => Some(attached.pid()),
         }
     }
 

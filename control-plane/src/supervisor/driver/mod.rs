@@ -1,6 +1,7 @@
 //! The task that drives the machine: it reads the clock, feeds in what happens, and carries out what follows.
 
 mod act;
+mod keep;
 
 use std::{
     collections::VecDeque,
@@ -57,6 +58,7 @@ pub struct Supervisor {
     /// Those that are alive.
     proxies: watch::Sender<Vec<Proxy>>,
     shutdown_began: Option<Instant>,
+    kept: keep::Kept,
 }
 
 impl Supervisor {
@@ -85,6 +87,7 @@ impl Supervisor {
             status: watch::Sender::new(status),
             proxies: watch::Sender::default(),
             shutdown_began: None,
+            kept: keep::Kept::default(),
         })
     }
 
@@ -99,15 +102,16 @@ impl Supervisor {
 
     /// Starts the processes, keeps them, and stops them in order.
     pub async fn run(mut self, drains: Drains) -> Ended {
-        // What the shutdown of a dead run holds must not hold the next processes.
-        drains.release().await;
         let code = loop {
             let event = match self.answers.pop_front() {
                 Some(event) => event,
                 None => self.next().await,
             };
+            self.tell_of_end(&event, &drains).await;
             let effects = self.machine.handle(event, Instant::now());
             self.publish_proxies();
+            // Kept before anything follows from it.
+            self.keep(&effects, &drains).await;
             let mut finished = None;
             for effect in effects {
                 if let Effect::Finish { code } = effect {
@@ -133,8 +137,19 @@ impl Supervisor {
         // What outlived its process is killed, then the last output is awaited; what is left is for the control plane.
         self.children.sweep(clean_up / 3).await;
         drains.release().await;
+        drains.keep_run(None).await;
         self.output.flush(clean_up / 3).await;
         Ended { code, until }
+    }
+
+    /// A proxy that is gone with its whole group has nothing in flight: the drains need not wait for its filters.
+    async fn tell_of_end(&self, event: &Event, drains: &Drains) {
+        if let Event::Process(id, _, ProcessEvent::Exited { leftovers: false, .. } | ProcessEvent::GroupGone) =
+            event
+            && let Some(pid) = self.processes.get(id.index()).and_then(Supervised::proxy_pid)
+        {
+            drains.process_ended(pid).await;
+        }
     }
 
     async fn next(&mut self) -> Event {

@@ -69,6 +69,10 @@ impl Look for Host {
         self.0.map(str::to_owned)
     }
 
+    fn path(&self) -> Option<Vec<u8>> {
+        None
+    }
+
     fn content_type(&self) -> Option<Vec<u8>> {
         None
     }

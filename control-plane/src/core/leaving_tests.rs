@@ -1,0 +1,146 @@
+//! A VM that says goodbye is done, and so is a process that was seen to end; whoever just vanishes is unknown.
+
+use super::*;
+
+fn goodbye(world: &mut World, stream: u64, listeners: &[(&str, u64)]) {
+    let report = v1::FilterReport {
+        goodbye: true,
+        ..report(listeners, 0)
+    };
+    let stream = StreamId(stream);
+    world.happen(Event::Reported { stream, report });
+    world.happen(Event::Detached { stream });
+}
+
+fn drained(world: &mut World, id: &str) {
+    world.wait(200);
+    let drain = world.drain(id);
+    assert_eq!(drain.phase(), v1::Phase::Drained, "{drain:?}");
+    assert!(drain.unknown_reporters.is_empty());
+}
+
+#[test]
+fn a_node_that_leaves_cleanly_is_done_and_what_it_counted_is_kept() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.report(1, &[("ingress", 2)]);
+    world.report(2, &[("ingress", 0)]);
+    world.report(1, &[("ingress", 0)]);
+    goodbye(&mut world, 1, &[("ingress", 0)]);
+    world.wait(200);
+    assert_eq!(world.phase("d"), v1::Phase::Quiet, "the other has yet to confirm");
+    goodbye(&mut world, 2, &[]);
+    drained(&mut world, "d");
+    assert_eq!(world.drain("d").listeners[0].requests_during_drain, 2);
+    assert!(world.core.nodes(None, world.now).is_empty());
+}
+
+#[test]
+fn a_goodbye_answers_whoever_waits_for_the_vm() {
+    let mut world = two_workers();
+    let (ask, effects) = world.core.query(world.now);
+    world.take(effects);
+    world.report(1, &[]);
+    let report = v1::FilterReport {
+        goodbye: true,
+        ..Default::default()
+    };
+    let stream = StreamId(2);
+    let effects = world.happen(Event::Reported { stream, report });
+    assert!(effects.contains(&Effect::Answered(ask)), "{effects:?}");
+}
+
+#[test]
+fn a_goodbye_with_requests_in_flight_is_none() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.report(2, &[("ingress", 0)]);
+    goodbye(&mut world, 1, &[("ingress", 1)]);
+    world.wait(1000);
+    let unknown = world.drain("d").unknown_reporters;
+    assert_eq!(unknown.len(), 1);
+    assert_eq!(unknown[0].reason, "stream closed 1s ago");
+    world.wait(29_000);
+    assert_eq!(world.phase("d"), v1::Phase::TimedOut);
+}
+
+#[test]
+fn a_process_that_was_seen_to_end_is_done_whatever_its_streams_say() {
+    for detached_first in [true, false] {
+        let mut world = two_workers();
+        world.attach(3, "b", 6, 13, &[("ingress", 0)]);
+        world.start("d", &["ingress"]).unwrap();
+        world.report(1, &[("ingress", 3)]);
+        world.report(3, &[("ingress", 0)]);
+        let detach = |world: &mut World| {
+            for stream in [1, 2] {
+                world.happen(Event::Detached {
+                    stream: StreamId(stream),
+                });
+            }
+        };
+        if detached_first {
+            detach(&mut world);
+            assert_eq!(world.drain("d").unknown_reporters.len(), 2);
+        }
+        world.happen(Event::ProcessEnded { process: 5 });
+        world.report(1, &[("ingress", 9)]);
+        detach(&mut world);
+        let drain = world.drain("d");
+        assert_eq!(
+            (drain.in_flight, drain.phase()),
+            (0, v1::Phase::Quiet),
+            "{drain:?}"
+        );
+        assert!(
+            drain.warnings.iter().any(|text| text.contains("cut: 3")),
+            "{drain:?}"
+        );
+        world.wait(200);
+        assert_eq!(
+            world.phase("d"),
+            v1::Phase::Quiet,
+            "the other node has yet to confirm"
+        );
+        world.report(3, &[("ingress", 0)]);
+        drained(&mut world, "d");
+    }
+}
+
+#[test]
+fn a_process_that_ended_takes_its_admin_endpoint_with_it() {
+    let mut world = two_workers();
+    let started = world.now.wall - Duration::from_secs(60);
+    let node = "a".to_owned();
+    world.happen(Event::AdminFound { node, started });
+    world.start("d", &[]).unwrap();
+    world.happen(Event::ProcessEnded { process: 5 });
+    drained(&mut world, "d");
+    assert!(world.drain("d").warnings.is_empty());
+}
+
+#[test]
+fn a_process_that_only_an_earlier_control_plane_knew_can_end_too() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    let record = world.stored.pop().unwrap();
+    let mut world = World::after(vec![record]);
+    world.wait(500);
+    assert_eq!(world.drain("d").unknown_reporters.len(), 2);
+    world.happen(Event::ProcessEnded { process: 5 });
+    drained(&mut world, "d");
+}
+
+#[test]
+fn a_drain_that_has_ended_lets_go_of_a_process_that_has() {
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    let overrides = PolicyOverrides {
+        timeout: Some(Duration::ZERO),
+        ..Default::default()
+    };
+    world.start_with("d", "", &[], &["ingress"], overrides).unwrap();
+    assert!(world.drain("d").holding);
+    world.happen(Event::ProcessEnded { process: 5 });
+    assert!(!world.drain("d").holding);
+}

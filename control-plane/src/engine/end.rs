@@ -1,0 +1,51 @@
+//! The end of the task: filters are sent elsewhere, and Envoys that nobody would tell to serve again are told now.
+
+use ebb_proto::v1;
+use futures::future::join_all;
+
+use super::{Outgoing, task::Task};
+
+impl Task {
+    /// Takes no longer than a call to an admin endpoint.
+    pub(super) async fn end(mut self) {
+        for commands in self.streams.values() {
+            commands.send_modify(|slot| {
+                let last = match std::mem::take(slot) {
+                    Outgoing::Command(command) => command,
+                    _ => v1::FilterCommand::default(),
+                };
+                *slot = Outgoing::GoingAway(v1::FilterCommand {
+                    going_away: true,
+                    ..last
+                });
+            });
+        }
+        // Their last command is on its way, and with it the stream ends.
+        self.streams.clear();
+        self.undo_levers().await;
+    }
+
+    /// `/healthcheck/fail` has no lease: what is not undone here stays until a successor with the same state undoes it.
+    async fn undo_levers(&mut self) {
+        // A drain that is kept is a successor's; one that is not is over with this control plane.
+        let nodes = self.core.levers_to_undo(!self.store.is_durable());
+        let calls = nodes.into_iter().filter_map(|node| {
+            let admin = self.admins.get(&node)?.clone();
+            Some(async move { (admin.restore_health().await, node) })
+        });
+        for (result, node) in join_all(calls).await {
+            let error = match result {
+                Ok(()) => self.store.put_lever(&node, false).err(),
+                Err(error) => Some(error.into()),
+            };
+            if let Some(error) = error {
+                let error = format!("{error:#}");
+                tracing::warn!(
+                    node,
+                    error,
+                    "its Envoy may go on failing its health checks: POST /healthcheck/ok undoes it"
+                );
+            }
+        }
+    }
+}

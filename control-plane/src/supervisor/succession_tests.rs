@@ -1,0 +1,137 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn survivor(name: usize, depends_on: &[usize], stop: u64, drain: u64) -> Survivor {
+    Survivor {
+        name: name.to_string(),
+        depends_on: depends_on.iter().map(ToString::to_string).collect(),
+        stop_signal: Signal::SIGQUIT,
+        stop_timeout: Duration::from_millis(stop),
+        drain_timeout: Duration::from_millis(drain),
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[test]
+fn a_proxy_is_drained_and_stopped_before_what_it_depends_on() {
+    let start = Instant::now();
+    let survivors = vec![survivor(0, &[], 500, 0), survivor(1, &[0], 500, 300)];
+    let mut succession = Succession::new(survivors, None);
+    assert_eq!(succession.handle(Event::Tick, start), [Effect::Drain(1)]);
+    assert_eq!(succession.next_deadline(), Some(start + ms(300)));
+    assert_eq!(
+        succession.handle(Event::Quiet(1), start + ms(100)),
+        [Effect::Signal(1, Signal::SIGQUIT)]
+    );
+    assert!(succession.handle(Event::Tick, start + ms(599)).is_empty());
+    assert_eq!(succession.handle(Event::Tick, start + ms(600)), [Effect::Kill(1)]);
+    assert!(succession.handle(Event::Quiet(1), start + ms(601)).is_empty());
+    assert_eq!(
+        succession.handle(Event::Gone(1), start + ms(610)),
+        [Effect::Signal(0, Signal::SIGQUIT)]
+    );
+    assert!(!succession.is_over());
+    assert!(succession.handle(Event::Gone(0), start + ms(620)).is_empty());
+    assert!(succession.is_over());
+}
+
+#[test]
+fn what_is_left_of_the_shutdown_bounds_the_wait_for_requests_and_not_the_stop() {
+    let start = Instant::now();
+    let mut succession = Succession::new(vec![survivor(0, &[], 500, 10_000)], Some(start + ms(40)));
+    assert_eq!(succession.handle(Event::Tick, start), [Effect::Drain(0)]);
+    assert_eq!(
+        succession.handle(Event::Tick, start + ms(40)),
+        [Effect::Signal(0, Signal::SIGQUIT)]
+    );
+    assert_eq!(succession.next_deadline(), Some(start + ms(540)));
+    let mut over = Succession::new(vec![survivor(0, &[], 500, 10_000)], Some(start));
+    assert_eq!(
+        over.handle(Event::Tick, start + ms(1)),
+        [Effect::Signal(0, Signal::SIGQUIT)]
+    );
+}
+
+#[test]
+fn without_a_stop_timeout_it_is_killed_at_once() {
+    let mut succession = Succession::new(vec![survivor(0, &[], 0, 0)], None);
+    assert_eq!(succession.handle(Event::Tick, Instant::now()), [Effect::Kill(0)]);
+}
+
+#[test]
+fn what_was_kept_and_makes_no_sense_is_as_if_it_were_not_configured() {
+    let record = ProcessRecord {
+        name: "a".to_owned(),
+        stop_signal: 4711,
+        drain_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        stop_timeout: Some(prost_types::Duration {
+            seconds: -5,
+            nanos: 0,
+        }),
+        ..ProcessRecord::default()
+    };
+    let survivor = Survivor::new(&record);
+    assert_eq!(survivor.stop_signal, Signal::SIGTERM);
+    assert_eq!(
+        (survivor.stop_timeout, survivor.drain_timeout),
+        (Duration::ZERO, Duration::ZERO)
+    );
+}
+
+proptest! {
+    /// Whatever the graph and the times: nobody is touched while a dependant lives, everybody is told and in the end
+    /// killed if need be, and it is over in bounded time.
+    #[test]
+    fn nobody_is_stopped_before_its_dependants_and_it_always_ends(
+        graph in prop::collection::vec((prop::collection::vec(any::<prop::sample::Index>(), 0..3), 0_u64..300, 0_u64..300, 0_u64..900), 1..12),
+        left in prop::option::of(0_u64..500),
+    ) {
+        let start = Instant::now();
+        let mut survivors = Vec::new();
+        for (index, (edges, stop, drain, _)) in graph.iter().enumerate() {
+            let depends_on: Vec<usize> = if index == 0 { Vec::new() } else { edges.iter().map(|edge| edge.index(index)).collect() };
+            survivors.push(survivor(index, &depends_on, *stop, *drain));
+        }
+        let lives: Vec<u64> = graph.iter().map(|(.., lives)| *lives).collect();
+        let mut succession = Succession::new(survivors.clone(), left.map(|left| start + ms(left)));
+        let mut dies_at: Vec<Option<Instant>> = vec![None; graph.len()];
+        let mut gone = vec![false; graph.len()];
+        let mut now = start;
+        let mut todo = succession.handle(Event::Tick, now);
+        for _ in 0..1000 {
+            for effect in std::mem::take(&mut todo) {
+                let (Effect::Drain(index) | Effect::Signal(index, _) | Effect::Kill(index)) = effect;
+                for (other, survivor) in survivors.iter().enumerate() {
+                    prop_assert!(gone[other] || !survivor.depends_on.contains(&index.to_string()), "{effect:?}");
+                }
+                match effect {
+                    Effect::Drain(_) => {}
+                    Effect::Signal(index, _) => { dies_at[index].get_or_insert(now + ms(lives[index])); }
+                    Effect::Kill(index) => dies_at[index] = Some(now),
+                }
+            }
+            if succession.is_over() { break; }
+            let death = dies_at.iter().enumerate().filter(|(index, _)| !gone[*index]).filter_map(|(index, at)| Some(((*at)?, index))).min();
+            let tick = succession.next_deadline();
+            match (death, tick) {
+                (Some((at, index)), tick) if tick.is_none_or(|tick| at <= tick) => {
+                    now = now.max(at);
+                    gone[index] = true;
+                    todo = succession.handle(Event::Gone(index), now);
+                }
+                (_, Some(tick)) => {
+                    now = now.max(tick);
+                    todo = succession.handle(Event::Tick, now);
+                }
+                _ => prop_assert!(false, "stuck"),
+            }
+        }
+        prop_assert!(succession.is_over());
+        let bound: u64 = graph.iter().map(|(_, stop, drain, _)| stop + drain).sum();
+        prop_assert!(now - start <= ms(bound));
+    }
+}

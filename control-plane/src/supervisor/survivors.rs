@@ -1,0 +1,221 @@
+//! Stopping what a dead run left: the shell around [`Succession`].
+//!
+//! A process is the one that was kept only if its pid, its start time and the boot are; it is held by a pidfd before that is
+//! looked at, so that a reused pid is never signalled.
+
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    time::{Duration, Instant, SystemTime},
+};
+
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    admin::Admin,
+    attach::{Attached, start_ticks},
+    evidence,
+    succession::{Effect, Event, ProcessRecord, RunRecord, Succession, Survivor},
+    tell::short,
+};
+use crate::{address::Address, config::AttachTo};
+
+/// How long a killed process may take to vanish. One that hangs in the kernel must not keep everything from starting.
+const VANISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// A survivor, held.
+#[derive(Debug)]
+struct Held {
+    record: ProcessRecord,
+    process: Attached,
+    /// The others of its process group.
+    group: Vec<OwnedFd>,
+}
+
+/// Stops what is still alive of a dead run, in order, and says so. Returns when it is gone.
+pub async fn stop(run: &RunRecord) {
+    let held: Vec<Held> = if run.boot == boot() {
+        run.processes.iter().filter_map(Held::find).collect()
+    } else {
+        Vec::new()
+    };
+    match &run.shutdown {
+        Some(shutdown) => tracing::warn!(
+            why = shutdown.why,
+            alive = held.len(),
+            "the last run died in its shutdown, which goes on"
+        ),
+        None if held.is_empty() => {}
+        None => tracing::warn!(alive = held.len(), "the last run died: stopping what it left"),
+    }
+    if held.is_empty() {
+        return;
+    }
+    let now = Instant::now();
+    let drains_until = run.shutdown.as_ref().map(|shutdown| {
+        let deadline = shutdown.deadline.and_then(|at| SystemTime::try_from(at).ok());
+        let left = deadline.and_then(|at| at.duration_since(SystemTime::now()).ok());
+        now + left.unwrap_or_default()
+    });
+    let survivors = held.iter().map(|held| Survivor::new(&held.record)).collect();
+    drive(Succession::new(survivors, drains_until), held).await;
+}
+
+async fn drive(mut succession: Succession, mut held: Vec<Held>) {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    for (index, held) in held.iter().enumerate() {
+        let (mut process, sender) = (held.process.clone(), sender.clone());
+        tokio::spawn(async move {
+            process.exited().await;
+            // Nobody waits for it any more after that.
+            let _ = sender.send(Event::Gone(index));
+        });
+    }
+    let mut effects = succession.handle(Event::Tick, Instant::now());
+    loop {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Drain(index) => {
+                    if let Some(held) = held.get(index) {
+                        held.drain(index, sender.clone());
+                    }
+                }
+                Effect::Signal(index, signal) => with(&mut held, index, |held| held.tell(signal)),
+                Effect::Kill(index) => with(&mut held, index, |held| held.tell(Signal::SIGKILL)),
+            }
+        }
+        if succession.is_over() {
+            return;
+        }
+        let until = succession.next_deadline();
+        let wait = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => sleep(VANISH_WITHIN).await,
+            }
+        };
+        let event = tokio::select! {
+            Some(event) = events.recv() => event,
+            () = wait => {
+                if until.is_none() {
+                    tracing::error!("what the last run left cannot be killed; going on without its end");
+                    return;
+                }
+                Event::Tick
+            }
+        };
+        if let Event::Gone(index) = event {
+            with(&mut held, index, Held::gone);
+        }
+        effects = succession.handle(event, Instant::now());
+    }
+}
+
+fn with(held: &mut [Held], index: usize, act: impl FnOnce(&mut Held)) {
+    if let Some(held) = held.get_mut(index) {
+        act(held);
+    }
+}
+
+impl Held {
+    /// The process that was kept, if it is still alive.
+    fn find(record: &ProcessRecord) -> Option<Self> {
+        let pid = i32::try_from(record.pid).ok().filter(|pid| *pid > 1)?;
+        let process = Attached::new(&AttachTo::Pid(pid)).ok()?;
+        // Only now, with the process held, is its start that of the one that will be signalled.
+        (start_ticks(pid)? == record.started).then(|| Self {
+            record: record.clone(),
+            process,
+            group: Vec::new(),
+        })
+    }
+
+    fn drain(&self, index: usize, sender: mpsc::UnboundedSender<Event>) {
+        let Ok(address) = self.record.admin.parse::<Address>() else {
+            // Whoever waits for it is this very caller.
+            let _ = sender.send(Event::Quiet(index));
+            return;
+        };
+        tracing::info!(
+            process = self.record.name,
+            "left by the last run: waiting for its requests to end"
+        );
+        let name = self.record.name.clone();
+        tokio::spawn(async move {
+            let admin = Admin(address);
+            for told in [admin.fail_health().await, admin.stop_accepting().await] {
+                if let Err(error) = told {
+                    tracing::warn!(process = name, %error, "cannot be told to close");
+                }
+            }
+            evidence::admin_quiet(&admin).await;
+            // Nobody waits for it any more after its time.
+            let _ = sender.send(Event::Quiet(index));
+        });
+    }
+
+    /// Signals the whole group, each of them held.
+    fn tell(&mut self, signal: Signal) {
+        tracing::warn!(
+            process = self.record.name,
+            pid = self.record.pid,
+            %signal,
+            timeout = %short(Survivor::new(&self.record).stop_timeout),
+            "left by the last run: stopping it"
+        );
+        self.group = others_of_group(self.record.pid);
+        self.process.signal(signal);
+        for member in &self.group {
+            send(member, signal);
+        }
+    }
+
+    /// Its first process is gone; nothing of its group may outlive it.
+    fn gone(&mut self) {
+        for member in &self.group {
+            send(member, Signal::SIGKILL);
+        }
+        tracing::info!(process = self.record.name, "left by the last run: gone");
+    }
+}
+
+fn send(process: &OwnedFd, signal: Signal) {
+    if let Some(raw) = rustix::process::Signal::from_named_raw(signal as i32) {
+        // One that is gone already is as good.
+        let _ = pidfd_send_signal(process, raw);
+    }
+}
+
+/// The members of a group but its leader, which is alive and held: so nobody else has that number.
+fn others_of_group(leader: u32) -> Vec<OwnedFd> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let pids = names.filter_map(|name| name.to_str()?.parse::<i32>().ok());
+    let members = pids.filter_map(|raw| {
+        let pid = Pid::from_raw(raw)?;
+        // Not that of `rustix`, which panics at the group 0 of kernel threads.
+        let own = || {
+            let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(raw))).ok()?;
+            (group.as_raw().unsigned_abs() == leader).then_some(())
+        };
+        if raw.unsigned_abs() == leader {
+            return None;
+        }
+        own()?;
+        let held = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // It may have been another process until it was held.
+        own().map(|()| held)
+    });
+    members.collect()
+}
+
+/// The boot of the system; empty if it does not tell, and then nothing is known of any process.
+#[must_use]
+pub fn boot() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
