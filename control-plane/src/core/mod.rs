@@ -34,7 +34,7 @@ pub mod timeline;
 mod view;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -198,8 +198,8 @@ pub struct Core {
     generation: u64,
     /// The last ask put to anybody.
     ask: u64,
-    /// Asks that somebody outside waits for, with the number of answers missing.
-    queries: BTreeMap<u64, usize>,
+    /// Asks that somebody outside waits for, with those who have not answered.
+    queries: BTreeMap<u64, HashSet<Epoch>>,
     /// Asks for blockers.
     inquiries: Inquiries,
     /// When to look for reporters that are long gone.
@@ -254,14 +254,9 @@ impl Core {
             }
             Event::Reported { stream, mut report } => {
                 let blockers = std::mem::take(&mut report.blockers);
-                let before = self
-                    .fleet
-                    .epoch(stream)
-                    .and_then(|epoch| self.fleet.get(epoch))
-                    .map(|r| r.answered);
                 if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
-                    let answered = self.fleet.get(epoch).map(|reporter| reporter.answered);
-                    self.count_answer(before.unwrap_or_default(), answered.unwrap_or_default(), &mut out);
+                    let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
+                    self.has_answered(epoch, answered, &mut out);
                     self.heard_blockers(epoch, &blockers, &mut out);
                     self.look_at(epoch, now, &mut out);
                     out.push(Effect::FleetChanged);
@@ -318,8 +313,7 @@ impl Core {
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
         out.extend(self.inquiries.lost(epoch).into_iter().map(Effect::Answered));
         if was_live {
-            let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
-            self.count_answer(answered, u64::MAX, out);
+            self.has_answered(epoch, u64::MAX, out);
         }
         self.look_at(epoch, now, out);
         out.push(Effect::FleetChanged);
@@ -359,38 +353,67 @@ impl Core {
     /// Asks everybody live for its counts. [`Effect::Answered`] follows, here or later.
     pub fn query(&mut self, now: Now) -> (u64, Vec<Effect>) {
         self.ask += 1;
-        let live: Vec<Epoch> = self
-            .fleet
-            .reporters()
-            .filter(|(_, r)| r.is_live())
-            .map(|(epoch, _)| epoch)
-            .collect();
+        let live = self.fleet.reporters().filter(|(_, reporter)| reporter.is_live());
+        let live: HashSet<Epoch> = live.map(|(epoch, _)| epoch).collect();
         let mut out = Vec::new();
-        if live.is_empty() {
-            out.push(Effect::Answered(self.ask));
-        } else {
-            self.queries.insert(self.ask, live.len());
+        for epoch in &live {
+            self.send(*epoch, now, &mut out);
         }
-        for epoch in live {
-            self.send(epoch, now, &mut out);
-        }
+        self.wait_for(live, &mut out);
         (self.ask, out)
     }
 
-    /// A reporter that had answered everything up to `before` has now answered everything up to `after`.
-    fn count_answer(&mut self, before: u64, after: u64, out: &mut Vec<Effect>) {
-        if before >= after {
-            return;
-        }
-        for (_, missing) in self.queries.range_mut(before + 1..=after) {
-            *missing = missing.saturating_sub(1);
-        }
-        self.queries.retain(|ask, missing| {
-            if *missing == 0 {
-                out.push(Effect::Answered(*ask));
+    /// Waits until the live members of a drain have done what they were told last: no one else is asked, and they are not
+    /// asked again. [`Effect::Answered`] follows, here or later.
+    pub fn query_drain(&mut self, id: &str, now: Now) -> (u64, Vec<Effect>) {
+        let members: Vec<Epoch> = self
+            .find(id)
+            .into_iter()
+            .flat_map(|drain| drain.tally.members())
+            .collect();
+        let reporter = |epoch: &Epoch| self.fleet.get(*epoch).filter(|reporter| reporter.is_live());
+        let mut waits_for: HashSet<Epoch> = members
+            .iter()
+            .copied()
+            .filter(|epoch| reporter(epoch).is_some())
+            .collect();
+        let asked = |epoch: &Epoch| reporter(epoch).is_some_and(|reporter| reporter.asked >= self.ask);
+        let mut out = Vec::new();
+        if self.queries.contains_key(&self.ask) || !waits_for.iter().all(asked) {
+            self.ask += 1;
+            for epoch in &waits_for {
+                self.send(*epoch, now, &mut out);
             }
-            *missing > 0
+        }
+        waits_for.retain(|epoch| {
+            self.fleet
+                .get(*epoch)
+                .is_some_and(|reporter| reporter.answered < self.ask)
         });
+        self.wait_for(waits_for, &mut out);
+        (self.ask, out)
+    }
+
+    fn wait_for(&mut self, waits_for: HashSet<Epoch>, out: &mut Vec<Effect>) {
+        if waits_for.is_empty() {
+            out.push(Effect::Answered(self.ask));
+        } else {
+            self.queries.insert(self.ask, waits_for);
+        }
+    }
+
+    /// A reporter has answered everything up to `answered`, or will not answer it.
+    fn has_answered(&mut self, epoch: Epoch, answered: u64, out: &mut Vec<Effect>) {
+        let mut complete = Vec::new();
+        for (ask, waits_for) in self.queries.range_mut(..=answered) {
+            if waits_for.remove(&epoch) && waits_for.is_empty() {
+                complete.push(*ask);
+            }
+        }
+        for ask in complete {
+            self.queries.remove(&ask);
+            out.push(Effect::Answered(ask));
+        }
     }
 
     /// Tells one reporter what it has to do, and asks for its counts.

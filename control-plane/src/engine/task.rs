@@ -214,7 +214,7 @@ impl Task {
             Request::Cancel(id, reply) => match self.core.cancel(&id, now) {
                 Some(effects) if !effects.is_empty() => {
                     self.carry_out(effects, now);
-                    let asked = self.core.query(now);
+                    let asked = self.core.query_drain(&id, now);
                     self.wait_for(asked, Reply::Cancelled(id, reply), now);
                 }
                 _ => drop(reply.send(self.core.drain(&id, now))),
@@ -279,7 +279,7 @@ impl Task {
             }
             Ok((id, effects)) => {
                 self.carry_out(effects, now);
-                let asked = self.core.query(now);
+                let asked = self.core.query_drain(&id, now);
                 self.wait_for(asked, Reply::Started(id, wanted.reply), now);
             }
         }
