@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .build_client(service)
         .build_server(service)
+        .codec_path("crate::codec::ProstCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

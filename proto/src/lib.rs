@@ -3,6 +3,9 @@
 //! The filter uses the messages alone; the control plane and its clients turn on the feature `service` for the
 //! gRPC stubs. The `.proto` files are the reference: every field says there what it means and in which unit.
 
+#[cfg(feature = "service")]
+mod codec;
+
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 /// Version 1 of every message and service.
 pub mod v1 {

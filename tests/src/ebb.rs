@@ -135,6 +135,12 @@ impl Ebb {
         self.process.signal(Signal::CONT)
     }
 
+    /// The process id; none once it has been reaped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
     /// Its Unix socket.
     #[must_use]
     pub fn socket(&self) -> &Path {

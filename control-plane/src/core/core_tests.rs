@@ -471,6 +471,28 @@ fn a_refusal_names_as_many_as_fit_into_a_header() {
 }
 
 #[test]
+fn who_starts_a_drain_waits_for_its_members_and_asks_nobody_twice() {
+    let mut world = two_workers();
+    world.attach(3, "other", 9, 9, &[("ingress", 1)]);
+    let elsewhere = world.told[&3].clone();
+    let id = world
+        .start_with("d", "", &["a"], &[], PolicyOverrides::default())
+        .unwrap();
+    let (ask, effects) = world.core.query_drain(&id, world.now);
+    assert!(effects.is_empty(), "they have been asked already: {effects:?}");
+    assert_eq!(world.told[&3], elsewhere, "a node out of scope is not told");
+    let answered = Effect::Answered(ask);
+    assert!(!world.report(1, &[("ingress", 1)]).contains(&answered));
+    // A later ask of everybody is nothing that a member has answered.
+    let (_, effects) = world.core.query(world.now);
+    world.take(effects);
+    assert!(!world.report(3, &[("ingress", 1)]).contains(&answered));
+    assert!(world.report(2, &[("ingress", 1)]).contains(&answered));
+    let (_, effects) = world.core.query_drain("none", world.now);
+    assert!(matches!(effects[..], [Effect::Answered(_)]), "{effects:?}");
+}
+
+#[test]
 fn what_is_stored_comes_before_what_is_sent() {
     let mut world = two_workers();
     let request = StartRequest {

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use super::{
-    Asked, Core, Effect, Now,
+    Core, Effect, Now,
     admins::{Admin, Reading},
     drain::Drain,
     drains::StartError,
     node::Own,
     policy::Evidence,
+    queries::Asked,
     scope::Scope,
 };
 
@@ -34,14 +35,6 @@ impl Core {
         missing.extend(self.admins.keys().cloned().map(Asked::Envoy));
         out.extend(self.admins.keys().map(|node| self.asks_all_of(node)));
         (ask, out)
-    }
-
-    /// An Envoy answered an ask for names, or did not.
-    pub(super) fn count_named(&mut self, node: &Arc<str>, ask: u64, out: &mut Vec<Effect>) {
-        if let Some(missing) = self.queries.get_mut(&ask) {
-            missing.remove(&Asked::Envoy(node.clone()));
-            self.settle_queries(out);
-        }
     }
 
     fn is_attached(&self, node: &str) -> bool {

@@ -9,6 +9,7 @@
 //! | `node` | what one node contributes to them: its reporters, and its Envoy's own count |
 //! | `admins` | what each Envoy says of itself, and the lever `/healthcheck/fail` |
 //! | `reading` | what an Envoy says, and how much of it a drain covers |
+//! | `queries` | asks that somebody outside waits for |
 //! | `coverage` | which drains an Envoy's own count concerns, and the names that only Envoys know |
 //! | `scope` | what a drain covers |
 //! | `fleet` | who is attached, and whether their word counts |
@@ -37,6 +38,7 @@ pub mod machine;
 mod node;
 pub mod policies;
 pub mod policy;
+mod queries;
 mod reading;
 pub mod record;
 pub mod report;
@@ -46,7 +48,7 @@ pub mod timeline;
 mod view;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -198,15 +200,6 @@ pub enum Effect {
     Answered(u64),
 }
 
-/// Somebody who was asked.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
-    /// A reporter.
-    Reporter(Epoch),
-    /// An Envoy itself, by its node.
-    Envoy(Arc<str>),
-}
-
 /// Everything the control plane knows.
 #[derive(Debug)]
 pub struct Core {
@@ -225,7 +218,7 @@ pub struct Core {
     /// The last ask put to anybody.
     ask: u64,
     /// Asks that somebody outside waits for, with those whose answers are missing.
-    queries: BTreeMap<u64, BTreeSet<Asked>>,
+    queries: BTreeMap<u64, HashSet<Asked>>,
     /// Asks for blockers.
     inquiries: Inquiries,
     /// When to look for reporters that are long gone.
@@ -383,47 +376,6 @@ impl Core {
             .into_iter()
             .flatten()
             .min()
-    }
-
-    /// Asks everybody live for its counts. [`Effect::Answered`] follows, here or later.
-    pub fn query(&mut self, now: Now) -> (u64, Vec<Effect>) {
-        self.ask += 1;
-        let live: Vec<Epoch> = self
-            .fleet
-            .reporters()
-            .filter(|(_, r)| r.is_live())
-            .map(|(epoch, _)| epoch)
-            .collect();
-        let mut out = Vec::new();
-        if live.is_empty() {
-            out.push(Effect::Answered(self.ask));
-        } else {
-            let asked = live.iter().copied().map(Asked::Reporter).collect();
-            self.queries.insert(self.ask, asked);
-        }
-        for epoch in live {
-            self.send(epoch, now, &mut out);
-        }
-        (self.ask, out)
-    }
-
-    /// A reporter has answered every ask up to `ask`, or will answer none of them any more. Who attached after an ask was
-    /// put is not among those that it waits for.
-    fn answered(&mut self, epoch: Epoch, ask: u64, out: &mut Vec<Effect>) {
-        for (_, missing) in self.queries.range_mut(..=ask) {
-            missing.remove(&Asked::Reporter(epoch));
-        }
-        self.settle_queries(out);
-    }
-
-    /// Tells of the queries that everybody has answered.
-    fn settle_queries(&mut self, out: &mut Vec<Effect>) {
-        self.queries.retain(|ask, missing| {
-            if missing.is_empty() {
-                out.push(Effect::Answered(*ask));
-            }
-            !missing.is_empty()
-        });
     }
 
     /// Tells one reporter what it has to do, and asks for its counts.

@@ -30,6 +30,9 @@ const SHOW_DRAIN_EVERY: Duration = Duration::from_millis(50);
 /// The fleet is shown at most this often.
 const SHOW_FLEET_EVERY: Duration = Duration::from_millis(200);
 
+/// Of thousands of reporters a view takes milliseconds, which reports then wait for: so each makes views rarer by this much.
+const SHOW_LATER_BY: Duration = Duration::from_micros(50);
+
 /// After its start the control plane gives filters this long to come back, before it says that a node or listener is
 /// not there. A filter tries again within a second.
 const RETURN_WITHIN: Duration = Duration::from_millis(1500);
@@ -232,7 +235,7 @@ impl Task {
             Request::Cancel(id, reply) => match self.core.cancel(&id, now) {
                 Some(effects) if !effects.is_empty() => {
                     self.carry_out(effects, now);
-                    let asked = self.core.query(now);
+                    let asked = self.core.query_drain(&id, now);
                     self.wait_for(asked, Reply::Cancelled(id, reply), now);
                 }
                 _ => drop(reply.send(self.core.drain(&id, now))),
@@ -306,7 +309,7 @@ impl Task {
             }
             Ok((id, effects)) => {
                 self.carry_out(effects, now);
-                let asked = self.core.query(now);
+                let asked = self.core.query_drain(&id, now);
                 self.wait_for(asked, Reply::Started(id, wanted.reply), now);
             }
         }
@@ -388,7 +391,7 @@ impl Task {
                 }
                 Effect::DrainChanged { id, phase: false } if self.drains.contains_key(&id) => {
                     self.changed.insert(id);
-                    let soon = now.instant + SHOW_DRAIN_EVERY;
+                    let soon = now.instant + self.at_most_every(SHOW_DRAIN_EVERY);
                     self.show_drains_at = Some(self.show_drains_at.map_or(soon, |at| at.min(soon)));
                 }
                 Effect::DrainChanged { .. } => {}
@@ -410,12 +413,19 @@ impl Task {
                     tokio::spawn(admins::pull(admin, node, close, requests));
                 }
                 Effect::FleetChanged if self.nodes.receiver_count() > 0 => {
-                    self.show_nodes_at.get_or_insert(now.instant + SHOW_FLEET_EVERY);
+                    let soon = now.instant + self.at_most_every(SHOW_FLEET_EVERY);
+                    self.show_nodes_at.get_or_insert(soon);
                 }
                 Effect::FleetChanged => {}
                 Effect::Answered(ask) => self.answer(ask, now),
             }
         }
+    }
+
+    fn at_most_every(&self, span: Duration) -> Duration {
+        let streams = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+        span.max(SHOW_LATER_BY.saturating_mul(streams))
+            .min(SHOW_ANYWAY_EVERY)
     }
 
     /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.

@@ -134,8 +134,12 @@ async fn take_in(
         };
         match report {
             Ok(Some(report)) if check_names(&report).is_ok() => {
+                let (report, goes_on) = latest(report, &mut reports);
                 if engine.report(stream, report).await.is_err() {
                     return;
+                }
+                if !goes_on {
+                    break;
                 }
             }
             // A stream that speaks nonsense is as good as gone: its count is unknown.
@@ -157,6 +161,21 @@ async fn take_the_rest(engine: &Engine, stream: StreamId, reports: &mut Streamin
             _ => return,
         }
     }
+}
+
+/// The last report that has come by now, and whether there may be more. Each is whole, so that one which another follows
+/// tells nothing, but for the requests that it lists. Without this, thousands of filters that report faster than they are
+/// heard would be heard of ever later.
+fn latest(mut report: FilterReport, reports: &mut Streaming<FilterReport>) -> (FilterReport, bool) {
+    while report.blockers.is_empty() {
+        match reports.message().now_or_never() {
+            None => break,
+            Some(Ok(Some(next))) if check_names(&next).is_ok() => report = next,
+            // Whatever this is, the stream ends with it.
+            Some(_) => return (report, false),
+        }
+    }
+    (report, true)
 }
 
 struct Commands {

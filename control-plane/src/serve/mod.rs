@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `listen` | sockets: the Unix socket's mode, stale sockets |
+//! | `limits` | how many connections there may be |
 //! | `filter` | `FilterService`: the streams that filters open |
 //! | `drain` | `DrainService` |
 //! | `fleet` | `FleetService` |
@@ -11,6 +12,7 @@
 mod drain;
 mod filter;
 mod fleet;
+mod limits;
 mod listen;
 mod process;
 
@@ -44,8 +46,9 @@ use listen::Listener;
 /// How long connections may take to close once their streams have been told to.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
-/// A peer that does not answer a ping in this time is gone, and its reporters with it.
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// A peer that does not answer a ping in this time is gone, and its reporters with it. Only one that has been silent is
+/// pinged: filters speak every 5 s, and of a thousand of them none should cost a ping.
+const PING_EVERY: Duration = Duration::from_secs(7);
 const PONG_WITHIN: Duration = Duration::from_secs(5);
 
 /// How to serve.
@@ -217,6 +220,7 @@ impl Server {
 pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    limits::allow_connections();
     let mut server = Server::start(options).await?;
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
