@@ -6,7 +6,7 @@ MAKEFLAGS     += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help build build-test test lint demo clean tools wasm-target haproxy FORCE
+.PHONY: help build build-test test lint demo clean tools wasm-target haproxy loads FORCE
 
 CARGO       ?= cargo
 PYTHON      ?= python3
@@ -15,6 +15,9 @@ ENVOY_BIN   ?=
 ENVOY_BIN_1_37 ?=
 # Another HAProxy than Debian's, for the tests: an absolute path.
 HAPROXY_BIN ?=
+# Other load tools than Debian's, for the benchmarks: absolute paths. Binaryen's wasm-opt (WASM_OPT_BIN) is used if it is there.
+WRK_BIN     ?=
+H2LOAD_BIN  ?=
 
 WASM_TARGET := wasm32-wasip1
 CACHE       := .cache
@@ -22,6 +25,7 @@ ENVOY       := $(CACHE)/envoy-1.40.0
 ENVOY_OLD   := $(CACHE)/envoy-1.37.0
 TEST_PYTHON := $(CACHE)/python
 TRAP_WASM   := $(CACHE)/ebb_filter_trap.wasm
+STOCK_WASM  := $(CACHE)/stock_filter.wasm
 # Quiet pip: its advice on newer versions is no news here.
 PIP         := -m pip --disable-pip-version-check --quiet
 
@@ -40,7 +44,7 @@ test: build build-test ## run every test, those against real Envoys included
 	fi
 	$(CARGO) test --workspace --locked --doc --quiet
 
-build-test: $(TRAP_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,haproxy) $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
+build-test: $(TRAP_WASM) $(STOCK_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,haproxy) loads $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
 	@: # What the tests need beyond `build`.
 
 lint: wasm-target ## check formatting, clippy and documentation
@@ -48,6 +52,7 @@ lint: wasm-target ## check formatting, clippy and documentation
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p ebb-filter --target $(WASM_TARGET) --locked -- -D warnings
 	$(CARGO) clippy -p ebb-filter --target $(WASM_TARGET) --locked --all-features -- -D warnings
+	$(CARGO) clippy -p ebb-stock-filter --target $(WASM_TARGET) --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 
 demo: build ## drain and stop a real Envoy under real load, and report
@@ -82,6 +87,11 @@ dist/ebb_filter.wasm: wasm-target FORCE
 $(TRAP_WASM): wasm-target FORCE
 	$(call module,target/trap,--features trap-trigger)
 
+# What the benchmark of costs compares with: built with the settings of the filter, and not packed.
+$(STOCK_WASM): wasm-target FORCE
+	$(CARGO) build --profile wasm --locked -p ebb-stock-filter --target $(WASM_TARGET) --target-dir target
+	$(call publish,target/$(WASM_TARGET)/wasm/stock_filter.wasm)
+
 # A start with a refused configuration prints what the binary can do: some official builds lack V8, and a filter chain
 # with `fail_open` would then serve without the filter.
 dist/envoy: $(if $(ENVOY_BIN),,$(ENVOY)/.ready) FORCE
@@ -112,6 +122,14 @@ $(TEST_PYTHON)/.ready:
 haproxy:
 	@if [ ! -x /usr/sbin/haproxy ]; then
 	  $(call apt,haproxy,HAProxy)
+	fi
+
+loads:
+	@if [ -z '$(WRK_BIN)' ] && [ ! -x /usr/bin/wrk ]; then
+	  $(call apt,wrk,wrk)
+	fi
+	if [ -z '$(H2LOAD_BIN)' ] && [ ! -x /usr/bin/h2load ]; then
+	  $(call apt,nghttp2-client,h2load)
 	fi
 
 define venv

@@ -63,6 +63,44 @@ pub fn haproxy() -> Result<PathBuf> {
     find("HAPROXY_BIN", "/usr/sbin/haproxy")
 }
 
+/// The load tool `wrk`: `WRK_BIN`, else where Debian puts it.
+///
+/// # Errors
+/// When there is no such file.
+pub fn wrk() -> Result<PathBuf> {
+    find("WRK_BIN", "/usr/bin/wrk")
+}
+
+/// The load tool `h2load` of nghttp2: `H2LOAD_BIN`, else where Debian puts it.
+///
+/// # Errors
+/// When there is no such file.
+pub fn h2load() -> Result<PathBuf> {
+    find("H2LOAD_BIN", "/usr/bin/h2load")
+}
+
+/// A filter that does nothing, as the SDK makes it: `EBB_WASM_STOCK`, else `.cache/stock_filter.wasm`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn wasm_stock() -> Result<PathBuf> {
+    find("EBB_WASM_STOCK", ".cache/stock_filter.wasm")
+}
+
+/// The filter's module before it is packed: `EBB_WASM_UNPACKED`, else where `make build` has it from cargo.
+///
+/// # Errors
+/// When there is no such file.
+pub fn wasm_unpacked() -> Result<PathBuf> {
+    find("EBB_WASM_UNPACKED", "target/wasm32-wasip1/wasm/ebb_filter.wasm")
+}
+
+/// Binaryen's `wasm-opt`: `WASM_OPT_BIN`, else where Debian puts it; none if it is not there.
+#[must_use]
+pub fn wasm_opt() -> Option<PathBuf> {
+    find("WASM_OPT_BIN", "/usr/bin/wasm-opt").ok()
+}
+
 /// A Python that has grpcio, grpcio-reflection and protobuf: `EBB_TEST_PYTHON`, else `.cache/python/bin/python3`.
 ///
 /// # Errors
