@@ -56,10 +56,7 @@ impl Core {
 
     fn answers_no_more(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
         out.extend(self.inquiries.lost(epoch).into_iter().map(Effect::Answered));
-        let live = self.fleet.get(epoch).filter(|reporter| reporter.is_live());
-        if let Some(answered) = live.map(|reporter| reporter.answered) {
-            self.count_answer(answered, u64::MAX, out);
-        }
+        self.answered(epoch, u64::MAX, out);
     }
 
     /// No drain waits for these any longer.

@@ -60,6 +60,7 @@ use blockers::Inquiries;
 use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
 use policies::Policies;
+use queries::Asked;
 use record::{Kept, Record};
 
 /// The time, read once per event by whoever drives the core.

@@ -159,7 +159,10 @@ impl Drains {
 /// another would join it: so both are as good as unique. A request id has a bound, which the name of a process has not.
 fn fresh_ids(process: &str) -> (String, String) {
     let unique = format!("{:032x}", fastrand::u128(..));
-    (format!("shutdown-{process}-{unique}"), format!("{OF_A_SHUTDOWN}{unique}"))
+    (
+        format!("shutdown-{process}-{unique}"),
+        format!("{OF_A_SHUTDOWN}{unique}"),
+    )
 }
 
 /// A shutdown always proceeds, and takes what time is left.

@@ -97,7 +97,10 @@ pub async fn listeners_quiet(drains: &Drains, admin: &Admin, left: &Left) {
 
 /// Waits until an Envoy is quiet, by its own count, where no filter tells.
 pub async fn admin_quiet(admin: &Admin) {
-    until_quiet(Policy::default().quiet_period, &Left::default(), || in_flight(admin)).await;
+    until_quiet(Policy::default().quiet_period, &Left::default(), || {
+        in_flight(admin)
+    })
+    .await;
 }
 
 async fn in_flight(admin: &Admin) -> Result<Count, String> {

@@ -6,7 +6,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    core::policies::Policies,
+    core::{policies::Policies, record::Kept},
     engine::{Engine, Outgoing},
     store::Store,
 };
@@ -15,7 +15,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn engine() -> (Engine, Drains) {
-    let engine = Engine::start(Policies::default(), Store::memory(), Vec::new()).expect("an engine");
+    let engine = Engine::start(Policies::default(), Kept::default(), Store::memory(), Vec::new());
     (engine.clone(), Drains::new(engine, Duration::from_millis(10)))
 }
 
@@ -36,7 +36,7 @@ async fn filter(engine: &Engine, node: &str, epoch: u64, in_flight: watch::Recei
         process: epoch,
         ..v1::FilterHello::default()
     };
-    let attached = engine.attach(hello, report(0)).await;
+    let attached = engine.attach(hello, report(0), None).await;
     let (stream, mut commands) = attached.expect("attached");
     let engine = engine.clone();
     tokio::spawn(async move {

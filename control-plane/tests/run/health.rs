@@ -2,8 +2,9 @@
 
 use ebb::{
     config,
-    core::policies::Policies,
+    core::{policies::Policies, record::Kept},
     serve::{ServeOptions, Server},
+    store::Store,
     supervisor::{Supervisor, output::OutputFormat},
 };
 use nix::sys::signal::Signal;
@@ -98,9 +99,14 @@ async fn grpc_health_says_not_serving_before_any_process_has_started() {
         policies: Policies::default(),
         admins: Vec::new(),
     };
-    let server = Server::start_with(options, Some(supervisor.handle()))
-        .await
-        .expect("serves");
+    let server = Server::start_with(
+        options,
+        Store::memory(),
+        Kept::default(),
+        Some(supervisor.handle()),
+    )
+    .await
+    .expect("serves");
     let endpoint = format!("http://{}", server.addresses()[0]);
     let channel = tonic::transport::Endpoint::from_shared(endpoint).expect("address");
     let mut client = HealthClient::new(channel.connect().await.expect("connected"));

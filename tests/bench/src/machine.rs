@@ -47,8 +47,8 @@ impl Machine {
             memory: memory.context("/proc/meminfo has no MemTotal")? * 1024,
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             ebb: first_line(&bins::ebb()?, "--version")?,
-            envoy: first_line(&bins::envoy(EnvoyVersion::V1_40)?, "--version")?,
-            haproxy: first_line(&bins::haproxy()?, "-v")?,
+            envoy: envoy(&first_line(&bins::envoy(EnvoyVersion::V1_40)?, "--version")?),
+            haproxy: haproxy(&first_line(&bins::haproxy()?, "-v")?),
         })
     }
 
@@ -63,7 +63,22 @@ impl Machine {
     }
 }
 
-/// The first line that is not empty of what a program tells of its version; of a path in it only the last part.
+/// `…/envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL`, in short.
+fn envoy(line: &str) -> String {
+    let version = line.rsplit_once("version: ").map_or(line, |(_, version)| version);
+    format!("Envoy {}", version.split('/').nth(1).unwrap_or(version))
+}
+
+/// `HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://…`, in short.
+fn haproxy(line: &str) -> String {
+    line.split_whitespace()
+        .filter(|word| *word != "version")
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The first line that is not empty of what a program tells of its version.
 fn first_line(program: &Path, argument: &str) -> Result<String> {
     let output = Command::new(program)
         .arg(argument)
@@ -71,7 +86,20 @@ fn first_line(program: &Path, argument: &str) -> Result<String> {
         .with_context(|| format!("cannot run {}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().find(|line| !line.trim().is_empty());
-    let words = line.unwrap_or_default().split_whitespace();
-    let words = words.map(|word| word.rsplit('/').find(|part| !part.is_empty() && word.starts_with('/')).unwrap_or(word));
-    Ok(words.collect::<Vec<_>>().join(" "))
+    Ok(line.unwrap_or_default().trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_short_and_name_no_path() {
+        let line = "/opt/x/envoy  version: 9e55809/1.40.0/Clean/RELEASE/BoringSSL";
+        assert_eq!(envoy(line), "Envoy 1.40.0");
+        assert_eq!(
+            haproxy("HAProxy version 2.6.12-1 2026/10/17 - https://haproxy.org/"),
+            "HAProxy 2.6.12-1"
+        );
+    }
 }

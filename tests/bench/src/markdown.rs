@@ -14,7 +14,10 @@ impl Table {
     /// With these headings; all columns but the first are aligned to the right.
     #[must_use]
     pub fn new(headings: &[&str]) -> Self {
-        let rule = headings.iter().enumerate().map(|(i, _)| if i == 0 { "---" } else { "---:" });
+        let rule = headings
+            .iter()
+            .enumerate()
+            .map(|(i, _)| if i == 0 { "---" } else { "---:" });
         let rule: Vec<&str> = rule.collect();
         Self {
             text: format!("| {} |\n|{}|\n", headings.join(" | "), rule.join("|")),
@@ -80,7 +83,13 @@ mod tests {
     #[test]
     fn figures_in_words() {
         assert_eq!(spread(Spread::of(&[1.0, 2.0, 4.0]), 1), "2.0 (1.0–4.0)");
-        assert_eq!((spread(None, 1), figure(None, 1)), ("–".to_owned(), "–".to_owned()));
-        assert_eq!([whole(0), whole(999), whole(1000), whole(174_265)], ["0", "999", "1,000", "174,265"]);
+        assert_eq!(
+            (spread(None, 1), figure(None, 1)),
+            ("–".to_owned(), "–".to_owned())
+        );
+        assert_eq!(
+            [whole(0), whole(999), whole(1000), whole(174_265)],
+            ["0", "999", "1,000", "174,265"]
+        );
     }
 }

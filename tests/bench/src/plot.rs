@@ -21,10 +21,7 @@ pub const BAD: RGBColor = RGBColor(213, 94, 0);
 ///
 /// # Errors
 /// When the file cannot be written or the drawing makes no sense.
-pub fn draw(
-    file: &Path,
-    drawing: impl FnOnce(&DrawingArea<SVGBackend, Shift>) -> Result<()>,
-) -> Result<()> {
+pub fn draw(file: &Path, drawing: impl FnOnce(&DrawingArea<SVGBackend, Shift>) -> Result<()>) -> Result<()> {
     let area = SVGBackend::new(file, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|error| of_plot(&error))?;
     drawing(&area)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Tally;
-use crate::core::fleet::Epoch;
+use crate::core::{fleet::Epoch, node::Node};
 
 impl Tally {
     /// A reporter has left for good, and with it whatever it had in flight: it is waited for no longer, and what it
@@ -12,7 +12,8 @@ impl Tally {
         let Some(mut member) = self.take(epoch) else {
             return 0;
         };
-        let in_flight = member.counts.values().map(|count| count.in_flight).sum();
+        let in_flight = member.counts.values().map(|count| count.in_flight);
+        let in_flight = in_flight.fold(0, u64::saturating_add);
         for count in member.counts.values_mut() {
             count.in_flight = 0;
         }
@@ -22,7 +23,7 @@ impl Tally {
 
     /// A node's Envoy is gone: its admin endpoint will tell nothing any more.
     pub fn lose_admin(&mut self, node: &Arc<str>) {
-        self.change(node, |node| node.own = None);
+        self.change(node, Node::has_no_admin);
     }
 
     /// Whether an Envoy process has a member, or had one that has left.
