@@ -2,7 +2,8 @@
 //!
 //! Each client is one connection with one request at a time, or over HTTP/2 with several. It opens a new connection only
 //! when the server has said that the old one ends: by `Connection: close`, by GOAWAY, or after a failure, which has then
-//! been counted. A request that meets a connection closed without such a word has failed: nothing is sent twice.
+//! been counted. A request that meets a connection closed without such a word has failed: nothing is sent twice, but what
+//! a GOAWAY has left unprocessed in the server's own word, and that is counted.
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +30,9 @@ use crate::{
 /// A client whose request has failed waits for this long before it comes back: a dead server is not hammered, and a
 /// failure is not counted a thousand times.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// So often a request is sent that one GOAWAY after the other leaves unprocessed.
+const MOST_TIMES: usize = 3;
 
 /// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub struct Tally {
     pub connections: u64,
     /// Connections that the server announced to end, by `Connection: close` or GOAWAY.
     pub told_to_leave: u64,
+    /// Requests that a GOAWAY left unprocessed, in the server's own word, and that were sent anew.
+    pub sent_anew: u64,
 }
 
 impl Tally {
@@ -88,6 +94,7 @@ struct Shared {
     requests: AtomicU64,
     connections: AtomicU64,
     told_to_leave: AtomicU64,
+    sent_anew: AtomicU64,
     failures: Mutex<BTreeMap<Failure, u64>>,
     last_end: Mutex<Option<Instant>>,
     longest: Mutex<Duration>,
@@ -183,6 +190,7 @@ impl Shared {
                 .clone(),
             connections: self.connections.load(Ordering::SeqCst),
             told_to_leave: self.told_to_leave.load(Ordering::SeqCst),
+            sent_anew: self.sent_anew.load(Ordering::SeqCst),
         }
     }
 
@@ -247,19 +255,35 @@ impl Kept {
                 Ok(response)
             }
             Self::Http2(kept) => {
-                let (connection, pending) = start(kept, plan, shared).await?;
-                let result = pending.response().await;
-                let mut kept = kept.lock().await;
-                if is_told(&kept) {
-                    shared.told_to_leave.fetch_add(1, Ordering::SeqCst);
-                    *kept = None;
-                } else if result.is_err() && kept.as_ref().is_some_and(|one| Arc::ptr_eq(one, &connection)) {
-                    *kept = None;
+                for _ in 0..MOST_TIMES {
+                    let result = over_http2(kept, plan, shared).await;
+                    if !matches!(result, Err(Failure::Unprocessed)) {
+                        return result;
+                    }
+                    shared.sent_anew.fetch_add(1, Ordering::SeqCst);
                 }
-                result
+                Err(Failure::Unprocessed)
             }
         }
     }
+}
+
+/// One request over the connection that is kept, which is kept no longer once it has been told to end.
+async fn over_http2(
+    kept: &AsyncMutex<Option<Arc<http2::Connection>>>,
+    plan: &Plan,
+    shared: &Shared,
+) -> Result<Response, Failure> {
+    let (connection, pending) = start(kept, plan, shared).await?;
+    let result = pending.response().await;
+    let mut kept = kept.lock().await;
+    if is_told(&kept) {
+        shared.told_to_leave.fetch_add(1, Ordering::SeqCst);
+        *kept = None;
+    } else if result.is_err() && kept.as_ref().is_some_and(|one| Arc::ptr_eq(one, &connection)) {
+        *kept = None;
+    }
+    result
 }
 
 /// Whether the server has said that this connection ends.

@@ -46,12 +46,17 @@ impl Port {
                 Err(error) => return Err(error).with_context(|| format!("cannot open {}", path.display())),
             };
             let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if locked && is_still(&path, &lock) && TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok() {
-                return Ok(Self {
-                    number,
-                    path,
-                    _lock: lock,
-                });
+            if !locked || !is_still(&path, &lock) {
+                continue;
+            }
+            // From here on its end removes the file: also if another program has the port.
+            let port = Self {
+                number,
+                path,
+                _lock: lock,
+            };
+            if TcpListener::bind(port.address()).is_ok() {
+                return Ok(port);
             }
         }
         bail!("found no free loopback port in {RANGE:?} after {ATTEMPTS} attempts")

@@ -141,7 +141,7 @@ impl Pending {
         let response = tokio::time::timeout(REQUEST_BOUND, self.response).await;
         let response = response
             .map_err(|_| Failure::TimedOut)?
-            .map_err(|_| Failure::NoResponse)?;
+            .map_err(|error| unanswered(&error))?;
         let (head, body) = response.into_parts();
         Ok(Started { head, body })
     }
@@ -152,6 +152,15 @@ impl Pending {
     /// As [`Connection::get`].
     pub async fn response(self) -> Result<Response, Failure> {
         self.started().await?.rest().await
+    }
+}
+
+/// Streams up to the last that a GOAWAY names go on, and fail otherwise if they do: only those beyond fail by it.
+fn unanswered(error: &h2::Error) -> Failure {
+    if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) {
+        Failure::Unprocessed
+    } else {
+        Failure::NoResponse
     }
 }
 

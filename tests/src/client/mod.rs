@@ -45,6 +45,8 @@ pub enum Failure {
     Connect,
     /// The connection was closed, reset or refused the stream before the first byte of the response.
     NoResponse,
+    /// A GOAWAY named an earlier stream as the last that the server has looked at, so this one may be sent anew.
+    Unprocessed,
     /// The response ended before it was complete.
     Truncated,
     /// What came is not HTTP.
@@ -60,6 +62,7 @@ impl std::fmt::Display for Failure {
         f.write_str(match self {
             Self::Connect => "no connection",
             Self::NoResponse => "closed without a response",
+            Self::Unprocessed => "left unprocessed by GOAWAY",
             Self::Truncated => "response cut short",
             Self::Malformed => "malformed response",
             Self::TimedOut => "timed out",
