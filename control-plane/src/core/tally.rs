@@ -85,6 +85,8 @@ pub struct Tally {
     left: Vec<Member>,
     nodes: BTreeMap<Arc<str>, Node>,
     sums: Observation,
+    /// Nodes that go by their Envoy's own count.
+    by_own: usize,
     /// Whether it ever had a member.
     met: bool,
     ended: Ended,
@@ -103,6 +105,7 @@ impl Tally {
             left: Vec::new(),
             nodes: BTreeMap::new(),
             sums: Observation::default(),
+            by_own: 0,
             met: false,
             ended: Ended::default(),
         }
@@ -134,17 +137,19 @@ impl Tally {
 
     fn sum_up(&mut self) {
         let mut sums = Observation::default();
+        let mut by_own = 0;
         for node in self.nodes.values() {
             add(&mut sums, node.contribution(self.terms));
+            by_own += usize::from(node.rests_on_own(self.terms));
         }
-        self.sums = sums;
+        (self.sums, self.by_own) = (sums, by_own);
     }
 
     /// The evidence that all of it rests on now: the weakest, where nodes differ.
     pub fn rests_on(&self) -> v1::Evidence {
         match self.terms.evidence {
             Evidence::Delay => v1::Evidence::Delay,
-            _ if self.nodes.values().any(|node| node.rests_on_own(self.terms)) => v1::Evidence::Admin,
+            _ if self.by_own > 0 => v1::Evidence::Admin,
             _ => v1::Evidence::Filter,
         }
     }
@@ -156,20 +161,24 @@ impl Tally {
 
     /// Changes a node, and the sums with it.
     fn change<T>(&mut self, name: &Arc<str>, change: impl FnOnce(&mut Node) -> T) -> T {
-        let mut node = self.nodes.remove(name).unwrap_or_default();
-        let before = node.contribution(self.terms);
-        let result = change(&mut node);
-        let after = if node.is_deserted() {
-            Observation::default()
-        } else {
-            node.contribution(self.terms)
+        let contribution = |node: Option<&Node>| {
+            node.map_or((Observation::default(), false), |node| {
+                (node.contribution(self.terms), node.rests_on_own(self.terms))
+            })
         };
+        let known = self.nodes.remove(name);
+        let (before, was_by_own) = contribution(known.as_ref());
+        let mut node = known.unwrap_or_default();
+        let result = change(&mut node);
+        let stays = !node.is_deserted();
+        let (after, is_by_own) = contribution(Some(&node).filter(|_| stays));
+        self.by_own = (self.by_own + usize::from(is_by_own)).saturating_sub(usize::from(was_by_own));
         self.sums.in_flight = self.sums.in_flight.saturating_sub(before.in_flight);
         self.sums.arrivals = self.sums.arrivals.wrapping_sub(before.arrivals);
         self.sums.unknown = self.sums.unknown.saturating_sub(before.unknown);
         self.sums.unconfirmed = self.sums.unconfirmed.saturating_sub(before.unconfirmed);
         add(&mut self.sums, after);
-        if !node.is_deserted() {
+        if stays {
             self.nodes.insert(name.clone(), node);
         }
         result
@@ -388,3 +397,6 @@ fn add(sums: &mut Observation, part: Observation) {
     sums.unknown += part.unknown;
     sums.unconfirmed += part.unconfirmed;
 }
+
+#[cfg(test)]
+mod tests;
