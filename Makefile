@@ -6,7 +6,7 @@ MAKEFLAGS     += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help build build-test test lint demo clean tools wasm-target haproxy loads FORCE
+.PHONY: help build build-test test lint demo bench clean tools wasm-target haproxy loads wasm-opt FORCE
 
 CARGO       ?= cargo
 PYTHON      ?= python3
@@ -15,6 +15,8 @@ ENVOY_BIN   ?=
 ENVOY_BIN_1_37 ?=
 # Another HAProxy than Debian's, for the tests: an absolute path.
 HAPROXY_BIN ?=
+# For `make bench`: what else the program takes, such as --only cost; see target/release/bench --help.
+BENCH_ARGS  ?=
 # Other load tools than Debian's, for the benchmarks: absolute paths. Binaryen's wasm-opt (WASM_OPT_BIN) is used if it is there.
 WRK_BIN     ?=
 H2LOAD_BIN  ?=
@@ -58,6 +60,10 @@ lint: wasm-target ## check formatting, clippy and documentation
 demo: build ## drain and stop a real Envoy under real load, and report
 	$(CARGO) build --release --locked -p ebb-e2e --bin demo --bin policy-engine
 	target/release/demo
+
+bench: build $(STOCK_WASM) $(if $(HAPROXY_BIN),,haproxy) loads wasm-opt ## measure Ebb beside everybody else, into dist/bench; takes about 40 minutes
+	$(CARGO) build --release --locked -p ebb-bench --bins
+	target/release/bench --out dist/bench $(BENCH_ARGS)
 
 clean: ## remove everything that was built or fetched
 	rm -rf target dist $(CACHE)
@@ -130,6 +136,12 @@ loads:
 	fi
 	if [ -z '$(H2LOAD_BIN)' ] && [ ! -x /usr/bin/h2load ]; then
 	  $(call apt,nghttp2-client,h2load)
+	fi
+
+# Only for one variant of one benchmark, which is left out without it.
+wasm-opt:
+	@if ! command -v wasm-opt >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  $(call apt,binaryen,wasm-opt)
 	fi
 
 define venv

@@ -226,7 +226,7 @@ impl Announcement {
         format!(
             "## Announcement\n\nFrom the call until the first closing response has arrived on every one of {} workers, each \
              with at least one client that sends one request after the other. Goal: 5 ms at the 99th percentile; {met}. Ebb's \
-             drains are on disk before any filter hears of them.\n\n{}",
+             drains are stored before any filter hears of them.\n\n{}",
             self.workers,
             table.finish()
         )
