@@ -149,7 +149,7 @@ impl Store {
     }
 
     /// Keeps a record in place of what was kept of the same drain. Nothing but a failure of the whole machine can lose it
-    /// when this returns, and a moment later not even that: see [`LateSync`].
+    /// when this returns, and a moment later not even that: see `late_sync`.
     ///
     /// # Errors
     /// The file cannot be written.

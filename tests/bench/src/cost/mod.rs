@@ -1,6 +1,6 @@
 //! What a request costs in Envoy: its own CPU time, with one set of HTTP filters and with others.
 //!
-//! All Envoys ([`way`]) are up at once, each with one worker. They take turns: in every round each gets its share of the
+//! All Envoys (`way`) are up at once, each with one worker. They take turns: in every round each gets its share of the
 //! load, in an order that changes from round to round, so that what else the machine does meets all of them alike. What
 //! counts is the difference to another way *within* a round; of these, the median. Many short rounds tell more than a few
 //! long ones: the noise of a shared machine lasts for seconds.

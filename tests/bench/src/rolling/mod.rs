@@ -1,8 +1,8 @@
 //! Restarts under load: what each way to stop an Envoy and the app behind it loses, and how long it takes.
 //!
-//! [`contender`] names the ways; [`stop`] carries out all but Ebb's; [`replica`] is an Envoy with its app, without or with
-//! Ebb, and [`place`] its configuration; [`site`] is two of them behind a load balancer, of which one is restarted;
-//! [`traffic`] is the load; [`rounds`] lets the contenders take turns; [`text`] and [`drawing`] show what came of it.
+//! [`contender`] names the ways; `stop` carries out all but Ebb's; `replica` is an Envoy with its app, without or with
+//! Ebb, and `place` its configuration; `site` is two of them behind a load balancer, of which one is restarted;
+//! `traffic` is the load; `rounds` lets the contenders take turns; `text` and `drawing` show what came of it.
 
 pub mod contender;
 mod drawing;
