@@ -1,4 +1,5 @@
 use super::*;
+use crate::core::fleet::StreamId;
 
 /// The listener, the age in seconds, and the route of a request.
 type Held<'a> = (&'a str, i64, &'a str);

@@ -8,6 +8,7 @@ use super::{
     scope::Scope,
     *,
 };
+use crate::core::{fleet::StreamId, record::Record};
 
 #[path = "leaving_tests.rs"]
 mod leaving;

@@ -1,6 +1,7 @@
 //! What is kept of drains, and which of them hold.
 
 use super::*;
+use crate::core::{fleet::StreamId, record::Record};
 
 fn at_once() -> PolicyOverrides {
     PolicyOverrides {

@@ -1,6 +1,7 @@
 //! A VM that says goodbye is done, and so is a process that was seen to end; whoever just vanishes is unknown.
 
 use super::*;
+use crate::core::fleet::StreamId;
 
 fn goodbye(world: &mut World, stream: u64, listeners: &[(&str, u64)]) {
     let report = v1::FilterReport {

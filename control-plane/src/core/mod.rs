@@ -12,9 +12,11 @@
 //! | `queries` | asks that somebody outside waits for |
 //! | `coverage` | which drains an Envoy's own count concerns, and the names that only Envoys know |
 //! | `scope` | what a drain covers |
+//! | `event` | what happens to the control plane, and what follows |
 //! | `fleet` | who is attached, and whether their word counts |
 //! | `leaving` | who is done: reporters that said goodbye, processes that were seen to end |
 //! | `drain` | one drain with all that belongs to it |
+//! | `refusal` | why one is not started |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `holding` | drains that have ended and hold |
 //! | `view` | the same, in the words of the wire |
@@ -31,6 +33,7 @@ pub mod blockers;
 mod coverage;
 pub mod drain;
 pub mod drains;
+mod event;
 pub mod fleet;
 mod holding;
 mod leaving;
@@ -41,6 +44,7 @@ pub mod policy;
 mod queries;
 mod reading;
 pub mod record;
+mod refusal;
 pub mod report;
 pub mod scope;
 pub mod tally;
@@ -55,13 +59,15 @@ use std::{
 
 use ebb_proto::v1;
 
-use admins::{Admin, Reading, Silent};
+pub use event::{Effect, Event};
+
+use admins::{Admin, Silent};
 use blockers::Inquiries;
 use drain::Drain;
-use fleet::{Epoch, FORGET_AFTER, Fleet, StreamId};
+use fleet::{Epoch, FORGET_AFTER, Fleet};
 use policies::Policies;
 use queries::Asked;
-use record::{Kept, Record};
+use record::Kept;
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -80,125 +86,6 @@ impl Now {
             wall: SystemTime::now(),
         }
     }
-}
-
-/// What happens to the control plane.
-#[derive(Debug)]
-pub enum Event {
-    /// A filter opened a stream; its first report carries a hello.
-    Attached {
-        /// The stream.
-        stream: StreamId,
-        /// Who it is.
-        hello: v1::FilterHello,
-        /// Its first counts.
-        report: v1::FilterReport,
-    },
-    /// A report came.
-    Reported {
-        /// The stream.
-        stream: StreamId,
-        /// The counts.
-        report: v1::FilterReport,
-    },
-    /// A stream ended.
-    Detached {
-        /// The stream.
-        stream: StreamId,
-    },
-    /// An Envoy process was seen to end: nothing of it can be in flight any more.
-    ProcessEnded {
-        /// Its random number, as its filters give it.
-        process: u64,
-    },
-    /// An admin endpoint was found, or found again.
-    AdminFound {
-        /// Whose it is.
-        node: String,
-        /// Since when its process runs, to the second.
-        started: SystemTime,
-    },
-    /// An admin endpoint that is configured answers now, or does not any more (or yet).
-    AdminHeard {
-        /// Where it is.
-        address: String,
-        /// Whose it is, if it ever answered.
-        node: Option<String>,
-        /// Why it does not, in words.
-        result: Result<(), String>,
-    },
-    /// An Envoy answered for itself, or did not.
-    AdminAnswered {
-        /// The node.
-        node: String,
-        /// The ask that this answers.
-        ask: u64,
-        /// What it said; else why not, in words.
-        reading: Result<Reading, String>,
-    },
-    /// [`Effect::PullLever`] was carried out, or was not.
-    LeverDone {
-        /// The node.
-        node: String,
-        /// Which way.
-        close: bool,
-        /// Why not, in words.
-        result: Result<(), String>,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What the core wants done, in this order: what is to be stored is stored before anything is sent.
-#[derive(Debug, PartialEq)]
-pub enum Effect {
-    /// Keep this, durably, in place of what was kept of the same drain.
-    Store(Box<Record>),
-    /// Drop what was kept of this drain.
-    Forget(String),
-    /// Tell a filter.
-    Send {
-        /// Its stream.
-        stream: StreamId,
-        /// What it has to do: the whole state.
-        command: v1::FilterCommand,
-    },
-    /// End a stream that another of the same VM has replaced.
-    End(StreamId),
-    /// A drain looks different now.
-    DrainChanged {
-        /// Its id.
-        id: String,
-        /// Whether its phase changed, and not just a count.
-        phase: bool,
-    },
-    /// Ask a node's Envoy what is in flight. [`Event::AdminAnswered`] follows, within a bound.
-    AskAdmin {
-        /// The node.
-        node: String,
-        /// The number to answer with.
-        ask: u64,
-        /// Whether upstream endpoints are wanted as well.
-        upstreams: bool,
-    },
-    /// Have a node's Envoy close its connections by itself, or serve again. [`Event::LeverDone`] follows, within a bound.
-    PullLever {
-        /// The node.
-        node: String,
-        /// Which way.
-        close: bool,
-    },
-    /// Keep, durably, that a node's Envoy was told to close, or that this is undone.
-    KeepLever {
-        /// The node.
-        node: String,
-        /// Which way.
-        pulled: bool,
-    },
-    /// Somebody came, went, or counts otherwise.
-    FleetChanged,
-    /// Everybody live has answered this ask, or is no longer live.
-    Answered(u64),
 }
 
 /// Everything the control plane knows.

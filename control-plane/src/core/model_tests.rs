@@ -13,6 +13,7 @@ use super::{
     },
     *,
 };
+use crate::core::{fleet::StreamId, record::Record};
 
 const NODES: [&str; 2] = ["a", "b"];
 const WORKERS: u64 = 2;

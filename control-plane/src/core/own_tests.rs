@@ -8,6 +8,7 @@ use super::{
     evidence::{by, reading},
     *,
 };
+use crate::core::fleet::StreamId;
 
 const INGRESS: &[(&str, u64)] = &[("ingress", 0)];
 

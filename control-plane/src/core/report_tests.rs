@@ -1,4 +1,5 @@
 use super::*;
+use crate::core::fleet::StreamId;
 use crate::core::report::Ended;
 
 fn millis(wire: Option<prost_types::Duration>) -> i64 {

@@ -7,7 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the handle |
-//! | `task`, `end` | the task, and its end |
+//! | `task`, `end` | the task, and its end; `task/show.rs`: what it shows to those who watch |
 //! | `admins` | calls to Envoy's admin endpoints |
 //! | `peers` | which processes of this machine the filters' streams come from |
 

@@ -8,6 +8,10 @@ use std::{
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
+mod show;
+
+use show::{SHOW_DRAIN_EVERY, SHOW_FLEET_EVERY};
+
 use super::{ANSWER_WITHIN, Outgoing, Request, admins, peers::Peers};
 use crate::{
     core::{
@@ -20,18 +24,6 @@ use crate::{
     store::Store,
     supervisor::admin::Admin,
 };
-
-/// What is watched is shown at least this often, as it tells ages.
-const SHOW_ANYWAY_EVERY: Duration = Duration::from_secs(1);
-
-/// Counts of a drain are shown at most this often; its phases at once.
-const SHOW_DRAIN_EVERY: Duration = Duration::from_millis(50);
-
-/// The fleet is shown at most this often.
-const SHOW_FLEET_EVERY: Duration = Duration::from_millis(200);
-
-/// Of thousands of reporters a view takes milliseconds, which reports then wait for: so each makes views rarer by this much.
-const SHOW_LATER_BY: Duration = Duration::from_micros(50);
 
 /// After its start the control plane gives filters this long to come back, before it says that a node or listener is
 /// not there. A filter tries again within a second.
@@ -321,19 +313,6 @@ impl Task {
         }
     }
 
-    fn watch_drain(&mut self, id: String, now: Now) -> Option<watch::Receiver<v1::Drain>> {
-        let view = self.core.drain(&id, now)?;
-        self.changed.insert(id.clone());
-        self.show_drains_at.get_or_insert(now.instant + SHOW_ANYWAY_EVERY);
-        let sender = self
-            .drains
-            .entry(id)
-            .or_insert_with(|| watch::Sender::new(view.clone()));
-        let receiver = sender.subscribe();
-        sender.send_replace(view);
-        Some(receiver)
-    }
-
     fn tick(&mut self, now: Now) {
         if self.core.next_deadline().is_some_and(|at| at <= now.instant) {
             let effects = self.core.handle(Event::Tick, now);
@@ -351,18 +330,7 @@ impl Task {
         if self.parks_until <= now.instant {
             self.start_parked(now);
         }
-        if self.show_drains_at.is_some_and(|at| at <= now.instant) {
-            self.show_drains_at = None;
-            for id in std::mem::take(&mut self.changed) {
-                self.show_drain(&id, now);
-            }
-            self.changed.extend(self.drains.keys().cloned());
-            self.show_drains_at = (!self.changed.is_empty()).then_some(now.instant + SHOW_ANYWAY_EVERY);
-        }
-        if self.show_nodes_at.is_some_and(|at| at <= now.instant) {
-            self.show_nodes_at = None;
-            self.nodes.send_replace(self.core.nodes(None, now));
-        }
+        self.show_what_is_due(now);
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
@@ -422,12 +390,6 @@ impl Task {
         }
     }
 
-    fn at_most_every(&self, span: Duration) -> Duration {
-        let streams = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
-        span.max(SHOW_LATER_BY.saturating_mul(streams))
-            .min(SHOW_ANYWAY_EVERY)
-    }
-
     /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.
     fn store(&mut self, record: &Record) {
         let Some(drain) = &record.drain else { return };
@@ -447,18 +409,6 @@ impl Task {
                 &drain.id,
                 format!("it would not survive a restart of the control plane: {error:#}"),
             );
-        }
-    }
-
-    fn show_drain(&mut self, id: &str, now: Now) {
-        let Some(sender) = self.drains.get(id) else { return };
-        match self.core.drain(id, now) {
-            Some(view) if sender.receiver_count() > 0 => {
-                sender.send_replace(view);
-            }
-            _ => {
-                self.drains.remove(id);
-            }
         }
     }
 
