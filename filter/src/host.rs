@@ -88,7 +88,9 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
             effect: Effect::Log { level, text },
             ..
         } => hostcalls::log(level, &text),
-        // Only from the owner's own tick, so that the SDK notes the owner as the one to call back.
+        // Only from the owner's own tick, so that the SDK notes the owner as the one to call back; with the raw hostcall it
+        // would call nobody. The SDK panics on statuses that it does not list: Envoy answers this call with those that it lists
+        // alone (ok, a `GrpcService` that cannot be parsed, a cluster that does not exist).
         Action::Stream {
             effect: Effect::Open { grpc_service },
             ..

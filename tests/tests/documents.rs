@@ -71,3 +71,18 @@ fn a_path_that_is_not_there_is_found() {
     assert_eq!(paths(text), ["tests/src/nowhere.rs", "Makefile"]);
     assert_eq!(links(text), ["docs/none.md"]);
 }
+
+#[test]
+fn figures_in_the_readme_are_those_of_the_published_run() -> Result<()> {
+    let read = |document: &str| {
+        fs::read_to_string(repository().join(document)).with_context(|| format!("no {document}"))
+    };
+    let (readme, published) = (read("README.md")?, read("docs/bench/README.md")?);
+    let part = readme.split("\n## ").find(|part| part.starts_with("In figures"));
+    let rows = part.context("README.md has no figures")?.lines();
+    let rows: Vec<&str> = rows.filter(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 8, "{rows:?}");
+    let other: Vec<&&str> = rows.iter().filter(|row| !published.contains(**row)).collect();
+    assert!(other.is_empty(), "not in docs/bench/README.md: {other:#?}");
+    Ok(())
+}

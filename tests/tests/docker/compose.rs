@@ -137,6 +137,7 @@ impl<'a> Project<'a> {
         command.envs([
             ("RUST_IMAGE", self.images.rust.as_str()),
             ("ENVOY_IMAGE", self.images.envoy.as_str()),
+            ("EBB_LTO", "off"),
             ("EBB_INGRESS_PORT", "0"),
             ("EBB_INTERNAL_PORT", "0"),
         ]);

@@ -72,6 +72,7 @@ impl BaseImages {
         build
             .arg(dockerfile)
             .args(["--build-arg", &format!("RUST_IMAGE={}", self.rust)])
+            .args(["--build-arg", "LTO=off"])
             .arg(repository);
         run(&mut build, ANSWER).await?;
         let after = image_ids(BUILD_CACHE).await?;
