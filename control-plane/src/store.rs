@@ -13,7 +13,7 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::{
-    core::record::{Kept, Record},
+    core::record::{Kept, LeftOut, Record},
     late_sync::LateSync,
 };
 
@@ -109,12 +109,12 @@ impl Store {
     }
 
     /// Drops records that were read and make no sense, in one transaction and with a line in the log each.
-    pub fn drop_senseless(&mut self, records: &[Record]) {
-        let drains = records.iter().filter_map(|record| record.drain.as_ref());
-        let ids: Vec<String> = drains.map(|drain| drain.id.clone()).collect();
-        for drain in &ids {
-            tracing::warn!(drain, "a stored drain makes no sense; dropped");
+    pub fn drop_senseless(&mut self, records: &[LeftOut]) {
+        for LeftOut { id, why } in records {
+            tracing::warn!(drain = id, why, "a stored drain makes no sense; dropped");
         }
+        let ids = records.iter().map(|record| record.id.clone());
+        let ids: Vec<String> = ids.filter(|id| !id.is_empty()).collect();
         if !ids.is_empty()
             && let Err(error) = self.write(|write| drop_all(write, &ids))
         {

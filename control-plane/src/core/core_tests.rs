@@ -43,7 +43,7 @@ impl World {
             },
             now,
         );
-        assert_eq!(left_out, Vec::<String>::new());
+        assert_eq!(left_out, Vec::<record::LeftOut>::new());
         Self {
             core,
             start: now,

@@ -51,11 +51,6 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Whether a drain can be resumed from its record: one that can be decoded may still make no sense.
-    pub fn can_resume(record: &Record, now: Now) -> bool {
-        Self::resume(record.clone(), now).is_ok()
-    }
-
     /// A drain that an earlier control plane left.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ fn what_makes_no_sense_of_what_was_kept_is_told() {
     assert_eq!(core.drains(world.now).len(), 1);
     assert_eq!(left_out.len(), 2, "{left_out:?}");
     assert!(
-        left_out[0].contains("\"bad\"") && left_out[0].contains("lease"),
+        left_out[0].why.contains("\"bad\"") && left_out[0].why.contains("lease"),
         "{left_out:?}"
     );
 }

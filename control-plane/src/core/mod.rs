@@ -67,7 +67,7 @@ use drain::Drain;
 use fleet::{Epoch, FORGET_AFTER, Fleet};
 use policies::Policies;
 use queries::Asked;
-use record::Kept;
+use record::{Kept, LeftOut, Record};
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -114,13 +114,15 @@ pub struct Core {
 }
 
 impl Core {
-    /// A control plane that has heard of nobody, with what an earlier one left; and, in words, what of that makes no sense
-    /// and is left out.
-    pub fn new(policies: impl Into<Policies>, kept: Kept, now: Now) -> (Self, Vec<String>) {
+    /// A control plane that has heard of nobody, with what an earlier one left; and what of that makes no sense and is left
+    /// out.
+    pub fn new(policies: impl Into<Policies>, kept: Kept, now: Now) -> (Self, Vec<LeftOut>) {
         let mut left_out = Vec::new();
-        let mut resume = |record| {
+        let mut resume = |record: Record| {
+            let id = record.drain.as_ref().map(|drain| drain.id.clone());
             let drain = Drain::resume(record, now);
-            drain.map_err(|error| left_out.push(error)).ok()
+            let id = id.unwrap_or_default();
+            drain.map_err(|why| left_out.push(LeftOut { id, why })).ok()
         };
         let drains = kept.drains.into_iter().filter_map(&mut resume).collect();
         let millis = now

@@ -19,6 +19,15 @@ pub struct Kept {
     pub levers: Vec<String>,
 }
 
+/// A record that was read and makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The drain; empty if it names none.
+    pub id: String,
+    /// In words, what is wrong with it.
+    pub why: String,
+}
+
 /// A drain as it is kept in the durable store.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {

@@ -31,8 +31,7 @@ pub use peers::Peer;
 
 use crate::{
     core::{
-        Event, Now,
-        drain::Drain,
+        Event,
         drains::{StartError, StartRequest},
         fleet::StreamId,
         policies::Policies,
@@ -114,18 +113,7 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
-    pub fn start(policies: Policies, mut kept: Kept, mut store: Store, admins: Vec<Admin>) -> Self {
-        let now = Now::read();
-        let senseless = kept
-            .drains
-            .extract_if(.., |record| !Drain::can_resume(record, now));
-        store.drop_senseless(&senseless.collect::<Vec<_>>());
-        if !kept.drains.is_empty() {
-            tracing::info!(
-                drains = kept.drains.len(),
-                "resuming what an earlier control plane left"
-            );
-        }
+    pub fn start(policies: Policies, kept: Kept, store: Store, admins: Vec<Admin>) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));

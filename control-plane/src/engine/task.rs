@@ -81,13 +81,16 @@ impl Task {
     pub(super) fn new(
         policies: Policies,
         kept: Kept,
-        store: Store,
+        mut store: Store,
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
+        let kept_drains = kept.drains.len();
         let (core, left_out) = Core::new(policies, kept, now);
-        for error in left_out {
-            tracing::error!(error, "what is kept of a drain makes no sense: it is left out");
+        store.drop_senseless(&left_out);
+        let drains = kept_drains - left_out.len();
+        if drains > 0 {
+            tracing::info!(drains, "resuming what an earlier control plane left");
         }
         Self {
             core,
