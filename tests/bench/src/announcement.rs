@@ -23,9 +23,10 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Mode,
-    markdown::{Table, figure},
+    markdown::Table,
     progress::Progress,
     stats::{millis, percentile},
+    timed::Timed,
 };
 
 const WORKERS: u32 = 2;
@@ -40,16 +41,7 @@ pub struct Announcement {
     /// Number of Envoy's workers.
     pub workers: u32,
     /// From the call until every connection was told to leave, in milliseconds.
-    pub ways: Vec<Way>,
-}
-
-/// A way to have Envoy close connections.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Way {
-    /// Which.
-    pub name: String,
-    /// Milliseconds, of every round.
-    pub times: Vec<f64>,
+    pub ways: Vec<Timed>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +78,7 @@ pub async fn run(mode: Mode, progress: &Progress) -> Result<Announcement> {
         (Lever::Alone, "`POST /healthcheck/fail`, without Ebb"),
     ];
     let mut ways = ways.map(|(lever, name)| {
-        let way = Way {
+        let way = Timed {
             name: name.to_owned(),
             times: Vec::with_capacity(rounds),
         };
@@ -207,17 +199,9 @@ impl Announcement {
     pub fn markdown(&self) -> String {
         let mut table = Table::new(&["way", "rounds", "p50, ms", "p99, ms", "max, ms"]);
         for way in &self.ways {
-            let percent = |percent| figure(percentile(&way.times, percent), 2);
-            let count = way.times.len().to_string();
-            table.row(&[
-                way.name.clone(),
-                count,
-                percent(50.0),
-                percent(99.0),
-                percent(100.0),
-            ]);
+            table.row(&way.cells(2));
         }
-        let verdict = |way: &Way| percentile(&way.times, 99.0).is_some_and(|p99| p99 <= 5.0);
+        let verdict = |way: &Timed| percentile(&way.times, 99.0).is_some_and(|p99| p99 <= 5.0);
         let met = match self.ways.iter().take(2).filter(|way| verdict(way)).count() {
             2 => "met by both of Ebb's ways",
             1 => "met by one of Ebb's ways",

@@ -32,6 +32,7 @@ use crate::{
     plot,
     progress::Progress,
     stats::{millis, percentile},
+    timed::Timed,
 };
 
 /// How long nothing may be in flight before the drains end.
@@ -47,16 +48,7 @@ pub struct Detection {
     /// How long nothing may be in flight before a drain ends, in milliseconds.
     pub quiet_period: f64,
     /// Everybody who waited.
-    pub ways: Vec<Way>,
-}
-
-/// Somebody who waits for the last request's end.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Way {
-    /// Who.
-    pub name: String,
-    /// From the last request's end to the answer, in milliseconds, of every drain.
-    pub times: Vec<f64>,
+    pub ways: Vec<Timed>,
 }
 
 /// Measures.
@@ -66,7 +58,7 @@ pub struct Way {
 pub async fn run(mode: Mode, progress: &Progress) -> Result<Detection> {
     let drains = mode.pick(500, 5);
     progress.say(format_args!("detection: {drains} drains by Ebb"));
-    let mut ways = vec![Way {
+    let mut ways = vec![Timed {
         name: "Ebb".to_owned(),
         times: by_ebb(drains).await?,
     }];
@@ -75,7 +67,7 @@ pub async fn run(mode: Mode, progress: &Progress) -> Result<Detection> {
     let periods = mode.pick([1000, 5000], [100, 500]).map(Duration::from_millis);
     progress.say(format_args!("detection: {} by each loop", lanes * rounds));
     for (period, times) in by_loops(periods, lanes, rounds).await? {
-        ways.push(Way {
+        ways.push(Timed {
             name: format!("asking every {} s", period.as_secs_f64()),
             times,
         });
@@ -251,15 +243,7 @@ impl Detection {
         let quiet = self.quiet_period;
         let mut table = Table::new(&["who waits", "drains", "p50, ms", "p99, ms", "max, ms"]);
         for way in &self.ways {
-            let percent = |percent| figure(percentile(&way.times, percent), 1);
-            let count = way.times.len().to_string();
-            table.row(&[
-                way.name.clone(),
-                count,
-                percent(50.0),
-                percent(99.0),
-                percent(100.0),
-            ]);
+            table.row(&way.cells(1));
         }
         let over = self
             .ways

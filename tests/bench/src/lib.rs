@@ -18,6 +18,7 @@ pub mod progress;
 pub mod record;
 pub mod rolling;
 pub mod stats;
+pub mod timed;
 pub mod tools;
 
 /// How much of everything.
