@@ -15,6 +15,7 @@
 //! | `event` | what happens to the control plane, and what follows |
 //! | `fleet` | who is attached, and whether their word counts |
 //! | `leaving` | who is done: reporters that said goodbye, processes that were seen to end |
+//! | `outstanding` | what an Envoy still owes its clients beyond the requests in flight |
 //! | `drain` | one drain with all that belongs to it |
 //! | `refusal` | why one is not started |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
@@ -39,6 +40,7 @@ mod holding;
 mod leaving;
 pub mod machine;
 mod node;
+pub mod outstanding;
 pub mod policies;
 pub mod policy;
 mod queries;
