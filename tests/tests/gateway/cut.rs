@@ -1,10 +1,13 @@
 //! The last word of a stop: what it cut. The upstream and the clients know what was.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use ebb_e2e::{
     bins::EnvoyVersion,
     cli,
     client::{Failure, Response, http1},
+    wait,
 };
 use ebb_proto::v1::{ProcessState, ShutdownEvent};
 use rustix::process::{Signal, kill_process};
@@ -134,5 +137,38 @@ async fn who_does_not_want_to_wait_is_told_what_that_cut() -> Result<()> {
         line.ends_with("5 requests were cut: 5 in flight on ingress of router when router was stopped"),
         "{line}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn shutdown_that_is_killed_is_told_by_the_next_run() -> Result<()> {
+    let mut world = World::start().await?;
+    let clients = hold_all(&world).await?;
+    world.gateway.signal(Signal::TERM)?;
+    world.gateway.logged("5 in flight on ingress of router").await?;
+    world.gateway.kill().await?;
+    all_cut(&world, clients).await?;
+    world.gateway.restart().await?;
+    let log = world.gateway.log();
+    let warned = log
+        .lines()
+        .find(|line| line.contains("the shutdown of the last run was killed"));
+    let warned = warned.with_context(|| format!("not told: {log}"))?;
+    for text in [
+        "WARN",
+        "after it began",
+        "shorter than the grace period (30s)",
+        "EBB_GRACE_PERIOD",
+        "terminationGracePeriodSeconds",
+        "stop_grace_period",
+    ] {
+        ensure!(warned.contains(text), "{text}: {warned}");
+    }
+    // After a stop that came to its end there is nothing to tell.
+    world.gateway.stop().await?;
+    world.gateway.restart().await?;
+    let log = world.gateway.log();
+    ensure!(log.matches("the shutdown of the last run was killed").count() == 1);
+    wait::within("it stops", Duration::from_secs(60), world.gateway.stop()).await??;
     Ok(())
 }
