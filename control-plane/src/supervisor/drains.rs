@@ -214,6 +214,7 @@ fn outcome(drain: &v1::Drain, remains: &Remains) -> Option<DrainOutcome> {
         Phase::Drained => Some(DrainOutcome::Drained),
         Phase::TimedOut => Some(DrainOutcome::TimedOut(timed_out(remains))),
         Phase::Cancelled => Some(DrainOutcome::Cancelled),
+        Phase::Cut => Some(DrainOutcome::Cut(drain.cut)),
         Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
     }
 }

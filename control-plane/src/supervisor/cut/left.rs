@@ -17,6 +17,8 @@ pub struct Remains {
     pub requests: BTreeMap<String, u64>,
     /// Requests of those who are unknown by now, as they told last.
     pub last_told: u64,
+    /// Requests that are cut already, by an Envoy in the scope of its drain that ended.
+    pub cut: u64,
     /// Requests of others that may need it, by where they are, in words: `towards 127.0.0.1:80`.
     pub towards: BTreeMap<String, u64>,
     /// Who cannot tell, and why, in words.
@@ -46,7 +48,7 @@ impl Remains {
     /// The same, of which nobody tells any more; why, in words.
     #[must_use]
     pub fn lost(self, why: String) -> Self {
-        let last_told = self.total();
+        let last_told = self.requests.values().sum::<u64>().saturating_add(self.last_told);
         Self {
             last_told,
             requests: BTreeMap::new(),
@@ -77,23 +79,25 @@ impl Remains {
                 reporter,
                 reason,
             } = unknown;
-            if reporter.is_empty() {
-                format!("node {node} unknown ({reason})")
-            } else {
-                format!("reporter {reporter} of {node} unknown ({reason})")
+            match (node.as_str(), reporter.as_str()) {
+                ("", _) => format!("an admin endpoint unknown ({reason})"),
+                (node, "") => format!("node {node} unknown ({reason})"),
+                (node, reporter) => format!("reporter {reporter} of {node} unknown ({reason})"),
             }
         });
         Self {
             requests,
+            cut: drain.cut,
             unknown: unknown.collect(),
             ..Self::default()
         }
     }
 
-    /// Requests that it has in flight, as far as that is known.
+    /// Requests that are cut if it ends now, as far as they are known.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.requests.values().sum::<u64>().saturating_add(self.last_told)
+        let in_flight = self.requests.values().sum::<u64>();
+        in_flight.saturating_add(self.last_told).saturating_add(self.cut)
     }
 
     /// Whether it has finished everything.
@@ -110,6 +114,9 @@ impl Remains {
         let mut parts: Vec<String> = self.requests.iter().map(in_flight).collect();
         if self.last_told > 0 {
             parts.push(format!("{} in flight when last heard of", self.last_told));
+        }
+        if self.cut > 0 {
+            parts.push(format!("{} cut by an Envoy that ended", self.cut));
         }
         parts.extend(of_others.map(in_flight));
         parts.extend(self.unknown.iter().cloned());
@@ -236,5 +243,14 @@ mod tests {
             ("4 in flight towards 127.0.0.1:80", 0)
         );
         assert_eq!(Remains::by_envoy(0).text(), "");
+        let cut = v1::Drain {
+            cut: 5,
+            ..v1::Drain::default()
+        };
+        let cut = Follow::default().next(&cut);
+        assert_eq!(
+            (cut.text().as_str(), cut.total()),
+            ("5 cut by an Envoy that ended", 5)
+        );
     }
 }

@@ -18,6 +18,8 @@ pub enum Why {
     Unwanted,
     /// The process ended, and was not meant to.
     Ended,
+    /// An Envoy ended that was in the scope of its drain.
+    InDrain,
 }
 
 /// The account of one shutdown.
@@ -106,6 +108,7 @@ impl Entry {
         match self.why {
             Why::TimeOver | Why::Unwanted => format!("{left} when {} was stopped", self.process),
             Why::Ended => format!("{left} when {} ended by itself", self.process),
+            Why::InDrain => format!("{left} in the drain of {}", self.process),
         }
     }
 }

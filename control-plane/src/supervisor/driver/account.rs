@@ -18,6 +18,7 @@ impl Supervisor {
             (What::WaitTimedOut(_) | What::DrainEnded(DrainOutcome::TimedOut(_)), Some(id)) => {
                 self.cut(id, Why::TimeOver);
             }
+            (What::DrainEnded(DrainOutcome::Cut(_)), Some(id)) => self.cut(id, Why::InDrain),
             (What::DrainEnded(DrainOutcome::Cancelled | DrainOutcome::Failed(_)), Some(id)) => {
                 self.cut(id, Why::Unwanted);
             }

@@ -16,9 +16,10 @@ use super::{
 use crate::{
     address::Address,
     config::{Check, Command, Origin, Process},
+    local::start_ticks,
     supervisor::{
         admin::Admin,
-        attach::{Attached, start_ticks},
+        attach::Attached,
         cut::{Left, Remains},
         drains::{DrainRequest, Drains},
         evidence::{self, Proxy},
