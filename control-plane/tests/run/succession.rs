@@ -3,12 +3,9 @@
 use std::{fs, path::Path};
 
 use ebb::{
+    local::{boot, start_ticks},
     store::Store,
-    supervisor::{
-        attach::start_ticks,
-        succession::{ProcessRecord, RunRecord},
-        survivors::boot,
-    },
+    supervisor::succession::{ProcessRecord, RunRecord},
 };
 use nix::sys::signal::Signal;
 
