@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use ebb_proto::v1::{self, Phase};
+use tokio::sync::watch;
 
 use super::{
-    cut::{Follow, Left, Remains},
+    cut::{Follow, Following, Left, Remains},
     machine::DrainOutcome,
     succession::RunRecord,
 };
@@ -66,7 +67,7 @@ impl Drains {
     }
 
     /// Runs a drain to its end, and says meanwhile what is left. Dropping the future leaves it running: its listeners go on
-    /// closing.
+    /// closing, and what is left is still said.
     ///
     /// # Errors
     /// It cannot be started, in words: nothing is known of these listeners.
@@ -86,32 +87,11 @@ impl Drains {
         let gone = |Gone| Gone.to_string();
         let started = self.engine.start_drain(start).await.map_err(gone)?;
         started.map_err(|error| error.to_string())?;
-        let Some(mut views) = self.engine.watch_drain(id).await.map_err(gone)? else {
+        let Some(views) = self.engine.watch_drain(id).await.map_err(gone)? else {
             return Err("the drain is not known any more".to_owned());
         };
-        let mut follow = Follow::default();
-        let mut log_at = Instant::now();
-        loop {
-            let view = views.borrow_and_update().clone();
-            let remains = follow.next(&view);
-            let ended = outcome(&view, &remains);
-            left.set(match ended {
-                Some(DrainOutcome::Drained) => Remains::default(),
-                _ => remains,
-            });
-            let text = left.text();
-            if ended.is_none() && !text.is_empty() && Instant::now() >= log_at {
-                tracing::info!(
-                    process = request.process,
-                    "waiting for its requests to end: {text}"
-                );
-                log_at = Instant::now() + LOG_EVERY;
-            }
-            match ended {
-                Some(outcome) => return Ok(outcome),
-                None => views.changed().await.map_err(|_| gone(Gone))?,
-            }
-        }
+        let following = tokio::spawn(follow(views, request.process, left.follows()));
+        following.await.ok().flatten().ok_or_else(|| gone(Gone))
     }
 
     /// Releases the drains of the shutdown that has ended. Those of a run that died were released before this one served.
@@ -178,6 +158,34 @@ impl Drains {
         }
         let listeners = nodes.iter().flat_map(|node| &node.listeners);
         Ok(listeners.map(|listener| listener.in_flight).sum())
+    }
+}
+
+/// Follows a drain to its end; `None` = nobody tells of it any more.
+async fn follow(
+    mut views: watch::Receiver<v1::Drain>,
+    process: String,
+    left: Following,
+) -> Option<DrainOutcome> {
+    let mut follow = Follow::default();
+    let mut log_at = Instant::now();
+    loop {
+        let view = views.borrow_and_update().clone();
+        let remains = follow.next(&view);
+        let ended = outcome(&view, &remains);
+        let text = remains.text();
+        left.set(match ended {
+            Some(DrainOutcome::Drained) => Remains::default(),
+            _ => remains,
+        });
+        if ended.is_some() {
+            return ended;
+        }
+        if !text.is_empty() && Instant::now() >= log_at {
+            tracing::info!(process, "waiting for its requests to end: {text}");
+            log_at = Instant::now() + LOG_EVERY;
+        }
+        views.changed().await.ok()?;
     }
 }
 

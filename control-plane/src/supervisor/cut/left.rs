@@ -1,11 +1,9 @@
 //! What a wait of a shutdown still waits for: in words for people, and in numbers for the account of what its end cuts.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use ebb_proto::v1;
+use tokio::sync::watch;
 
 /// Where requests are that Envoy counts itself: no filter has named a listener for them.
 const BY_ENVOY: &str = "by Envoy's own count";
@@ -153,7 +151,15 @@ impl Follow {
 
 /// What a wait still waits for. All clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct Left(Arc<Mutex<(String, Remains)>>);
+pub struct Left(Arc<watch::Sender<Said>>);
+
+#[derive(Debug, Default)]
+struct Said {
+    text: String,
+    remains: Remains,
+    /// Whether a drain still has its last word to say.
+    follows: bool,
+}
 
 impl Left {
     /// It is this now.
@@ -163,19 +169,52 @@ impl Left {
 
     /// It is this now, in these words.
     pub fn say(&self, text: impl Into<String>, remains: Remains) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (text.into(), remains);
+        self.0.send_modify(|said| {
+            said.text = text.into();
+            said.remains = remains;
+        });
     }
 
     /// In words; empty = nobody said.
     #[must_use]
     pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.0.borrow().text.clone()
     }
 
     /// In numbers.
     #[must_use]
     pub fn remains(&self) -> Remains {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.0.borrow().remains.clone()
+    }
+
+    /// For who follows a drain, and says what it has left until that has ended.
+    #[must_use]
+    pub fn follows(&self) -> Following {
+        self.0.send_modify(|said| said.follows = true);
+        Following(self.clone())
+    }
+
+    /// Waits until nobody follows a drain any more: what is left then is the last word.
+    pub async fn settled(&self) {
+        // The sender is here.
+        let _ = self.0.subscribe().wait_for(|said| !said.follows).await;
+    }
+}
+
+/// The right to say what a drain has left. Dropped, the last word has been said.
+#[derive(Debug)]
+pub struct Following(Left);
+
+impl Following {
+    /// It is this now.
+    pub fn set(&self, remains: Remains) {
+        self.0.set(remains);
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|said| said.follows = false);
     }
 }
 

@@ -5,7 +5,7 @@ mod left;
 
 use std::time::Duration;
 
-pub use left::{Follow, Left, Remains};
+pub use left::{Follow, Following, Left, Remains};
 
 use super::tell::{Severity, short};
 
@@ -30,7 +30,16 @@ pub struct Account(Vec<Entry>);
 struct Entry {
     process: String,
     why: Why,
-    remains: Remains,
+    left: Given,
+}
+
+/// What a process had left.
+#[derive(Debug)]
+enum Given {
+    /// When it was given up. What it counts afterwards is of no request that was waited for.
+    Up(Remains),
+    /// When it ended, which its drain hears of a moment later.
+    Later(Left),
 }
 
 /// The times whose length decides what is cut.
@@ -53,13 +62,24 @@ pub struct Verdict {
 
 impl Account {
     /// What a process had left is not waited for any longer.
-    pub fn note(&mut self, process: &str, why: Why, remains: Remains) {
-        if !remains.is_nothing() {
-            self.0.push(Entry {
-                process: process.to_owned(),
-                why,
-                remains,
-            });
+    pub fn note(&mut self, process: &str, why: Why, left: Left) {
+        let left = match why {
+            Why::TimeOver | Why::Unwanted | Why::InDrain => Given::Up(left.remains()),
+            Why::Ended => Given::Later(left),
+        };
+        self.0.push(Entry {
+            process: process.to_owned(),
+            why,
+            left,
+        });
+    }
+
+    /// Waits until the drains of processes that ended by themselves know what was cut.
+    pub async fn settled(&self) {
+        for entry in &self.0 {
+            if let Given::Later(left) = &entry.left {
+                left.settled().await;
+            }
         }
     }
 
@@ -71,14 +91,16 @@ impl Account {
     /// What it comes to.
     #[must_use]
     pub fn verdict(&self, times: Times) -> Verdict {
-        if self.0.is_empty() {
+        let cut = self.0.iter().map(|entry| (entry, entry.remains()));
+        let cut: Vec<(&Entry, Remains)> = cut.filter(|(_, remains)| !remains.is_nothing()).collect();
+        if cut.is_empty() {
             return Verdict {
                 text: "nothing was cut".to_owned(),
                 severity: Severity::Info,
             };
         }
-        let total: u64 = self.0.iter().map(|entry| entry.remains.total()).sum();
-        let unknown = self.0.iter().any(|entry| !entry.remains.unknown.is_empty());
+        let total: u64 = cut.iter().map(|(_, remains)| remains.total()).sum();
+        let unknown = cut.iter().any(|(_, remains)| !remains.unknown.is_empty());
         let were_cut = match total {
             1 => "1 request was cut".to_owned(),
             _ => format!("{total} requests were cut"),
@@ -89,9 +111,9 @@ impl Account {
             (_, true) => format!("{were_cut}, as far as is known"),
             (_, false) => were_cut,
         };
-        let details: Vec<String> = self.0.iter().map(Entry::text).collect();
+        let details: Vec<String> = cut.iter().map(|(entry, remains)| entry.text(remains)).collect();
         let mut text = format!("{head}: {}", details.join("; "));
-        if self.0.iter().any(|entry| entry.why == Why::TimeOver) {
+        if cut.iter().any(|(entry, _)| entry.why == Why::TimeOver) {
             text.push_str("; ");
             text.push_str(&times.advice());
         }
@@ -103,8 +125,15 @@ impl Account {
 }
 
 impl Entry {
-    fn text(&self) -> String {
-        let left = self.remains.text();
+    fn remains(&self) -> Remains {
+        match &self.left {
+            Given::Up(remains) => remains.clone(),
+            Given::Later(left) => left.remains(),
+        }
+    }
+
+    fn text(&self, remains: &Remains) -> String {
+        let left = remains.text();
         match self.why {
             Why::TimeOver | Why::Unwanted => format!("{left} when {} was stopped", self.process),
             Why::Ended => format!("{left} when {} ended by itself", self.process),
@@ -157,7 +186,9 @@ mod tests {
     fn said(entries: impl IntoIterator<Item = (Why, Remains)>) -> String {
         let mut account = Account::default();
         for (why, remains) in entries {
-            account.note("router", why, remains);
+            let left = Left::default();
+            left.set(remains);
+            account.note("router", why, left);
         }
         let verdict = account.verdict(TIMES);
         let is_clean = verdict.text == "nothing was cut";

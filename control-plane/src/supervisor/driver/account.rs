@@ -54,11 +54,14 @@ impl Supervisor {
     }
 
     fn cut(&mut self, id: ProcessId, why: Why) {
-        let left = self.left(id);
-        self.account
-            .note(self.machine.plan().name(id), why, left.remains());
-        // It is accounted for: whatever ends it next cuts nothing more.
-        left.set(Remains::default());
+        // Taken: whatever ends it next cuts nothing more.
+        let left = self
+            .processes
+            .get_mut(id.index())
+            .map(super::Supervised::take_left);
+        if let Some(left) = left {
+            self.account.note(self.machine.plan().name(id), why, left);
+        }
     }
 
     fn is_proxy(&self, id: ProcessId) -> bool {

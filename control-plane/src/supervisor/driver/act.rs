@@ -295,6 +295,11 @@ impl Supervised {
         }
     }
 
+    /// What its last wait waited for, which is nobody's matter any more.
+    pub(super) fn take_left(&mut self) -> Left {
+        std::mem::take(&mut self.left)
+    }
+
     /// Whether it has traffic that is waited for.
     pub(super) fn is_accounted(&self) -> bool {
         self.is_proxy() || !self.config.gate.is_empty()

@@ -109,7 +109,7 @@ impl Supervisor {
 
     /// Starts the processes, keeps them, and stops them in order.
     pub async fn run(mut self, drains: Drains) -> Ended {
-        let (code, verdict) = loop {
+        let code = loop {
             let event = match self.answers.pop_front() {
                 Some(event) => event,
                 None => self.next().await,
@@ -127,30 +127,38 @@ impl Supervisor {
                     self.carry_out(effect, &drains);
                 }
             }
-            // The last that is told of it.
-            let verdict = finished.and_then(|_| self.verdict());
-            if let Some(Verdict { text, severity }) = verdict.clone() {
-                self.tell_all(None, text, severity);
-            }
-            self.publish(finished);
             if let Some(code) = finished {
-                break (code, verdict);
+                break code;
             }
+            self.publish(None);
         };
-        for line in report(&self.status.borrow().shutdown) {
-            tracing::info!("{line}");
-        }
+        self.end(code, &drains).await
+    }
+
+    /// Everything after the last process.
+    async fn end(self, code: i32, drains: &Drains) -> Ended {
         let grace = self.machine.plan().grace_period();
         let clean_up = clean_up(
             self.shutdown_began
                 .map(|began| grace.saturating_sub(began.elapsed())),
         );
         let until = Instant::now() + clean_up;
+        // What is not known by then is told as it was.
+        let _ = tokio::time::timeout(clean_up / 4, self.account.settled()).await;
+        // The last that is told of it.
+        let verdict = self.verdict();
+        if let Some(Verdict { text, severity }) = verdict.clone() {
+            self.tell_all(None, text, severity);
+        }
+        self.publish(Some(code));
+        for line in report(&self.status.borrow().shutdown) {
+            tracing::info!("{line}");
+        }
         // What outlived its process is killed, then the last output is awaited; what is left is for the control plane.
-        self.children.sweep(clean_up / 3).await;
+        self.children.sweep(clean_up / 4).await;
         drains.release().await;
         drains.keep_run(None).await;
-        self.output.flush(clean_up / 3).await;
+        self.output.flush(clean_up / 4).await;
         Ended { code, until, verdict }
     }
 
