@@ -9,7 +9,13 @@ use std::{
 
 use ebb_proto::v1;
 
-use super::{Core, Effect, Now, fleet::Epoch};
+use super::{
+    Core, Effect, Now,
+    fleet::{Epoch, Reporter},
+};
+
+/// A reporter that is gone for good, and what it was, if it was known.
+type Gone = (Epoch, Option<Reporter>);
 
 /// Why nobody is forgotten.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,8 +42,8 @@ impl Core {
     /// A VM has said its last words.
     pub(super) fn said_goodbye(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         self.answers_no_more(epoch, out);
-        self.fleet.leave(epoch);
-        self.left(&[epoch], now, out);
+        let last = self.fleet.leave(epoch);
+        self.left(&[(epoch, last)], now, out);
     }
 
     /// An Envoy process was seen to end, its VMs with it. What their streams still hold is heard first: it may be the zero
@@ -78,18 +84,14 @@ impl Core {
             gone.extend(drain.tally.of_process(process).map(|(epoch, _)| epoch));
             nodes.extend(drain.tally.nodes_of(process).cloned());
         }
-        for epoch in &gone {
-            self.answers_no_more(*epoch, out);
-            self.fleet.leave(*epoch);
-        }
+        let gone: Vec<Gone> = gone.into_iter().map(|epoch| self.part_with(epoch, out)).collect();
         for node in &nodes {
             // Where another process has taken its place, the admin endpoint is that one's.
             if self.fleet.node(node).is_none() {
                 self.lose_admin(node, now, out);
             }
         }
-        let epochs: Vec<Epoch> = gone.into_iter().collect();
-        self.left(&epochs, now, out);
+        self.left(&gone, now, out);
         out.push(Effect::FleetChanged);
     }
 
@@ -122,14 +124,19 @@ impl Core {
             return Err(ForgetError::Attached(node.to_owned()));
         }
         let mut out = Vec::new();
-        for epoch in &gone {
-            self.answers_no_more(*epoch, &mut out);
-            self.fleet.leave(*epoch);
-        }
+        let gone: Vec<Gone> = gone
+            .into_iter()
+            .map(|epoch| self.part_with(epoch, &mut out))
+            .collect();
         self.left(&gone, now, &mut out);
         out.push(Effect::FleetChanged);
         out.extend(self.keep_fleet());
         Ok((gone.len(), out))
+    }
+
+    fn part_with(&mut self, epoch: Epoch, out: &mut Vec<Effect>) -> Gone {
+        self.answers_no_more(epoch, out);
+        (epoch, self.fleet.leave(epoch))
     }
 
     fn answers_no_more(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
@@ -138,24 +145,26 @@ impl Core {
     }
 
     /// No drain waits for these any longer.
-    fn left(&mut self, epochs: &[Epoch], now: Now, out: &mut Vec<Effect>) {
+    fn left(&mut self, gone: &[Gone], now: Now, out: &mut Vec<Effect>) {
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut() {
-            let members: Vec<Epoch> = epochs
-                .iter()
-                .copied()
-                .filter(|epoch| drain.tally.has(*epoch))
-                .collect();
+            let members: Vec<&Gone> = gone.iter().filter(|(epoch, _)| drain.tally.has(*epoch)).collect();
             if members.is_empty() {
                 continue;
             }
             if drain.machine.is_ended() {
-                for epoch in members {
-                    drain.tally.remove(epoch);
+                for (epoch, _) in members {
+                    drain.tally.remove(*epoch);
                 }
                 continue;
             }
-            let cut: u64 = members.into_iter().map(|epoch| drain.tally.leave(epoch)).sum();
+            let scope = &drain.scope;
+            let leave = |(epoch, last): &Gone| {
+                let counts = last.iter().flat_map(|reporter| scope.counts(reporter));
+                let in_flight = counts.map(|(_, [in_flight, ..])| in_flight);
+                drain.tally.leave(*epoch, in_flight.fold(0, u64::saturating_add))
+            };
+            let cut = members.into_iter().map(leave).fold(0, u64::saturating_add);
             drain.warn_of_cut(cut);
             concerned.push(drain.sequence);
         }

@@ -177,11 +177,9 @@ impl Fleet {
             .filter(move |(_, reporter)| reporter.process == process)
     }
 
-    /// A reporter has left for good. Whatever still comes on its stream is nobody's.
-    pub fn leave(&mut self, epoch: Epoch) {
-        let Some(reporter) = self.reporters.get(&epoch) else {
-            return;
-        };
+    /// A reporter has left for good. Whatever still comes on its stream is nobody's. Returns what it was.
+    pub fn leave(&mut self, epoch: Epoch) -> Option<Reporter> {
+        let reporter = self.reporters.get(&epoch)?;
         let process = reporter.process;
         if let Some(process) = self
             .nodes
@@ -190,16 +188,14 @@ impl Fleet {
         {
             process.left.insert(epoch);
         }
-        self.remove(epoch);
+        self.remove(epoch)
     }
 
-    fn remove(&mut self, epoch: Epoch) {
-        let Some(reporter) = self.unlink(epoch) else {
-            return;
-        };
+    fn remove(&mut self, epoch: Epoch) -> Option<Reporter> {
+        let reporter = self.unlink(epoch)?;
         self.changed.insert(epoch);
         let Some(node) = self.nodes.get_mut(&reporter.node) else {
-            return;
+            return Some(reporter);
         };
         node.reporters.remove(&epoch);
         let of_it = |epoch: &Epoch| {
@@ -213,6 +209,7 @@ impl Fleet {
         if node.reporters.is_empty() {
             self.nodes.remove(&reporter.node);
         }
+        Some(reporter)
     }
 
     /// Takes a reporter out, and leaves its place.

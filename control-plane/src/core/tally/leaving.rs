@@ -8,8 +8,8 @@ use crate::core::{fleet::Epoch, node::Node};
 impl Tally {
     /// A reporter has left for good, and with it whatever it had in flight: it is waited for no longer, and what it
     /// counted is kept. Returns how many requests were cut with it: those that it told of, and those that it had in flight by
-    /// its last word.
-    pub fn leave(&mut self, epoch: Epoch) -> u64 {
+    /// its last word, which is `last_word` where the drain has heard none.
+    pub fn leave(&mut self, epoch: Epoch, last_word: u64) -> u64 {
         let Some(mut member) = self.take(epoch) else {
             return 0;
         };
@@ -17,7 +17,8 @@ impl Tally {
             .counts
             .values()
             .map(|count| count.in_flight.saturating_add(count.cut()));
-        let cut = cut.fold(0, u64::saturating_add).min(MOST);
+        let cut = cut.fold(0, u64::saturating_add);
+        let cut = if member.counts.is_empty() { last_word } else { cut }.min(MOST);
         for count in member.counts.values_mut() {
             count.in_flight = 0;
         }
