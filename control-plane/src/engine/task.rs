@@ -445,10 +445,16 @@ impl Task {
     /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.
     fn store(&mut self, record: &Record) {
         let Some(drain) = &record.drain else { return };
+        // A drain that runs is kept when it begins, and nobody has answered by then: 0 would say that nothing is in flight.
+        let running = matches!(
+            drain.phase(),
+            v1::Phase::Announced | v1::Phase::Draining | v1::Phase::Quiet
+        );
         tracing::info!(
             drain = drain.id,
             phase = drain.phase().as_str_name(),
-            in_flight = drain.in_flight,
+            in_flight = (!running).then_some(drain.in_flight),
+            unknown = (!running).then_some(drain.unknown_reporters.len()),
             "drain"
         );
         if let Err(error) = self.store.put(record) {

@@ -1,9 +1,9 @@
 //! Waiting for traffic to end: what the filters tell, and where they do not, what Envoy's admin endpoint tells.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     admin::{Admin, CALL},
+    cut::{Left, Remains},
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
 };
@@ -25,23 +26,6 @@ const ASK_EVERY: Duration = Duration::from_millis(25);
 
 /// How long a drain waits to hear whose an admin endpoint is.
 const WHOSE: Duration = Duration::from_millis(250);
-
-/// What a wait still waits for, in words, for whoever gives it up. All clones are the same.
-#[derive(Clone, Debug, Default)]
-pub struct Left(Arc<Mutex<String>>);
-
-impl Left {
-    /// It is this now.
-    pub fn set(&self, text: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
-    }
-
-    /// In words; empty = nobody said.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// Drains a process.
 pub async fn drain(
@@ -60,7 +44,7 @@ pub async fn drain(
             .map(|(node, _)| node)
             .filter(|node| !node.is_empty());
     }
-    let why = match drains.run(request).await {
+    let why = match drains.run(request, left).await {
         Ok(outcome) => return outcome,
         Err(why) => why,
     };
@@ -81,7 +65,7 @@ pub async fn drain(
                 why,
                 "nothing tells what is in flight: waiting for the drain's timeout"
             );
-            left.set(format!("unknown: {why}"));
+            left.say(format!("unknown: {why}"), Remains::unknown(why));
             std::future::pending().await
         }
     }
@@ -103,44 +87,34 @@ pub async fn admin_quiet(admin: &Admin) {
     .await;
 }
 
-async fn in_flight(admin: &Admin) -> Result<Count, String> {
+async fn in_flight(admin: &Admin) -> Result<Remains, String> {
     let count = admin.requests_in_flight().await;
     let count = count.map_err(|error| error.to_string())?;
-    Ok(Count {
-        total: count,
-        left: format!("{count} in flight by Envoy's own count"),
-    })
-}
-
-/// What is in flight.
-struct Count {
-    total: u64,
-    /// In words, if it is not 0.
-    left: String,
+    Ok(Remains::by_envoy(count))
 }
 
 /// Waits until the count has been 0 for the quiet period. A count that is not known is not 0.
 async fn until_quiet<F>(quiet_period: Duration, left: &Left, mut count: impl FnMut() -> F)
 where
-    F: Future<Output = Result<Count, String>>,
+    F: Future<Output = Result<Remains, String>>,
 {
     let mut quiet_since = None;
     loop {
         match count().await {
-            Ok(Count { total: 0, .. }) => {
+            Ok(remains) if remains.is_nothing() => {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= quiet_period {
                     return;
                 }
-                left.set("nothing, but it was not yet quiet for long enough".to_owned());
+                left.say("nothing, but it was not yet quiet for long enough", remains);
             }
-            Ok(Count { left: text, .. }) => {
+            Ok(remains) => {
                 quiet_since = None;
-                left.set(text);
+                left.set(remains);
             }
             Err(why) => {
                 quiet_since = None;
-                left.set(format!("unknown: {why}"));
+                left.say(format!("unknown: {why}"), left.remains().lost(why));
             }
         }
         sleep(ASK_EVERY).await;
@@ -236,9 +210,8 @@ struct Gate<'g> {
 }
 
 impl Gate<'_> {
-    async fn towards(&self, proxies: &[Proxy]) -> Result<Count, String> {
-        let mut total = 0;
-        let mut left = Vec::new();
+    async fn towards(&self, proxies: &[Proxy]) -> Result<Remains, String> {
+        let mut left: BTreeMap<String, u64> = BTreeMap::new();
         let mut answered = false;
         // Endpoints that no admin endpoint has named so far; one that does not answer may know them all.
         let mut unmatched: BTreeSet<&str> = self.endpoints.iter().map(|one| one.name.as_str()).collect();
@@ -257,10 +230,8 @@ impl Gate<'_> {
                     // Without requests there is nothing upstream either.
                     let filters = self.drains.in_flight(proxy.node.as_deref()).await;
                     let count = filters.map_err(|filters| format!("{}: {why}; {filters}", proxy.name))?;
-                    total += count;
-                    if count > 0 {
-                        left.push(format!("{count} in flight in {}", proxy.name));
-                    }
+                    // Which of them go where is not known.
+                    *left.entry(format!("in {}", proxy.name)).or_default() += count;
                     continue;
                 }
             };
@@ -270,18 +241,17 @@ impl Gate<'_> {
                     continue;
                 };
                 unmatched.remove(endpoint.name.as_str());
-                total += count;
-                if count > 0 {
-                    left.push(format!("{count} in flight towards {}", endpoint.name));
-                }
+                let place = format!("towards {}", endpoint.name);
+                *left.entry(place).or_default() += count;
             }
         }
         for endpoint in unmatched.into_iter().filter(|_| answered) {
             self.warn(endpoint);
         }
-        Ok(Count {
-            total,
-            left: left.join(", "),
+        left.retain(|_, count| *count > 0);
+        Ok(Remains {
+            towards: left,
+            ..Remains::default()
         })
     }
 
