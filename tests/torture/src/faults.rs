@@ -22,7 +22,7 @@ pub async fn run(world: Arc<World>, plan: FaultPlan, start: Moment) -> (FaultSee
     let from = world.clock.now();
     let done = carry_out(&world, plan.fault).await;
     let end = match (plan.fault, &done) {
-        (Fault::EnvoyKilled(envoy), Ok(())) => Some(EnvoyEnd {
+        (Fault::EnvoyKilled(envoy) | Fault::EnvoyTerminated(envoy), Ok(())) => Some(EnvoyEnd {
             envoy,
             at: from,
             why: Why::Fault,
@@ -52,11 +52,8 @@ async fn carry_out(world: &World, fault: Fault) -> Result<()> {
             let _ = envoy.signal(Signal::CONT);
             Ok(())
         }
-        Fault::EnvoyKilled(envoy) => {
-            let ran = world.envoy(envoy)?.end(Signal::KILL).await?;
-            ensure!(ran, "it has ended already");
-            Ok(())
-        }
+        Fault::EnvoyKilled(envoy) => end(world, envoy, Signal::KILL).await,
+        Fault::EnvoyTerminated(envoy) => end(world, envoy, Signal::TERM).await,
         Fault::StreamsCut(envoy, length) => {
             let relay = world.envoy(envoy)?.relay().context("there is no relay")?;
             relay.cut_all(true);
@@ -100,6 +97,12 @@ async fn carry_out(world: &World, fault: Fault) -> Result<()> {
             world.control.step(seconds)
         }
     }
+}
+
+async fn end(world: &World, envoy: usize, signal: Signal) -> Result<()> {
+    let ran = world.envoy(envoy)?.end(signal).await?;
+    ensure!(ran, "it has ended already");
+    Ok(())
 }
 
 /// Sends the request at which a VM of this build traps.

@@ -20,8 +20,8 @@ pub struct Figures {
     pub rounds: u64,
     /// Drains that ended, by how.
     pub ended: BTreeMap<Outcome, u64>,
-    /// Drains that have not ended, or are lost.
-    pub endless: u64,
+    /// Drains of which no end was seen: most were lost with the memory of their control plane.
+    pub lost: u64,
     /// Drains that were refused.
     pub refused: u64,
     /// Drains that could not be asked for, because the control plane was away.
@@ -59,7 +59,7 @@ impl Figures {
                 (Start::Refused(..), _) => self.refused += 1,
                 (Start::Nobody(_), _) => self.nobody += 1,
                 (Start::Accepted(_), Some((_, outcome))) => *self.ended.entry(outcome).or_default() += 1,
-                (Start::Accepted(_), None) => self.endless += 1,
+                (Start::Accepted(_), None) => self.lost += 1,
             }
         }
         let after = |end: &&crate::journal::EnvoyEnd| matches!(end.why, crate::journal::Why::After(_));
@@ -107,8 +107,8 @@ impl fmt::Display for Figures {
         }
         write!(
             f,
-            " {} endless, {} refused, {} not asked (control plane away); {} Envoys stopped once drained; faults:",
-            self.endless, self.refused, self.nobody, self.stopped
+            " {} lost, {} refused, {} not asked (control plane away); {} Envoys stopped once drained; faults:",
+            self.lost, self.refused, self.nobody, self.stopped
         )?;
         for (kind, number) in Fault::KINDS.iter().zip(self.faults) {
             write!(f, " {number} {kind},")?;

@@ -61,6 +61,12 @@ pub async fn play(world: &Arc<World>, plan: &Round, number: usize) -> Result<Jou
     journal.drains = drains;
     put_right(world, &journal, number).await?;
     journal.probes = probe(world).await;
+    for probe in &journal.probes {
+        if probe.answer == (Answer::Whole { closing: true }) {
+            // So that the rounds that follow are judged by what they do.
+            world.envoy(probe.envoy)?.heal().await?;
+        }
+    }
     journal.outages = world.control.outages_since(start);
     journal.stalls = world.stalls.since(start);
     Ok(journal)

@@ -177,15 +177,22 @@ fn policy(rng: &mut Rng, with_admin: bool) -> Policy {
         1 if with_admin => Evidence::Admin,
         _ => Evidence::Auto,
     };
+    let quiet = match rng.u32(0..6) {
+        0 => 0,
+        1..4 => 50,
+        4 => 200,
+        _ => rng.u64(0..600),
+    };
+    let announce = if one_in(rng, 5) { rng.u64(1..600) } else { 0 };
     Policy {
-        timeout,
-        quiet: match rng.u32(0..6) {
-            0 => 0,
-            1..4 => 50,
-            4 => 200,
-            _ => rng.u64(0..600),
+        // One that cannot hold both is refused.
+        timeout: if timeout == 0 {
+            0
+        } else {
+            timeout.max(announce + quiet + 50)
         },
-        announce: if one_in(rng, 5) { rng.u64(1..600) } else { 0 },
+        quiet,
+        announce,
         ramp: if one_in(rng, 5) { rng.u64(1..1_000) } else { 0 },
         evidence,
         abort: one_in(rng, 4),
@@ -258,7 +265,7 @@ fn fault(rng: &mut Rng, world: &WorldPlan) -> FaultPlan {
         Fault::ControlPaused(length),
         Fault::EnvoyPaused(envoy, length),
         Fault::EnvoyKilled(envoy),
-        Fault::EnvoyKilled(envoy),
+        Fault::EnvoyTerminated(envoy),
         Fault::ClockStep(rng.i64(-7_200..7_200)),
         Fault::Stranger(claim(rng), length),
         Fault::Stranger(claim(rng), length),

@@ -13,6 +13,8 @@ pub enum Fault {
     EnvoyPaused(usize, u64),
     /// An Envoy is killed, and started again after the round.
     EnvoyKilled(usize),
+    /// An Envoy is told to end by somebody who does not wait, and started again after the round.
+    EnvoyTerminated(usize),
     /// The streams of an Envoy's filters are cut, and cannot be made again for a while.
     StreamsCut(usize, u64),
     /// The streams of an Envoy's filters go silent, and speak again.
@@ -50,7 +52,7 @@ pub enum Claim {
 
 impl Fault {
     /// Every kind in words, in the order of [`Fault::kind`].
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 14] = [
         "control killed",
         "control terminated",
         "control paused",
@@ -64,6 +66,7 @@ impl Fault {
         "disk hangs",
         "stranger",
         "clock step",
+        "envoy terminated",
     ];
 
     /// Which kind it is, as an index of [`Fault::KINDS`].
@@ -83,6 +86,7 @@ impl Fault {
             Self::DiskHangs(_) => 10,
             Self::Stranger(..) => 11,
             Self::ClockStep(_) => 12,
+            Self::EnvoyTerminated(_) => 13,
         }
     }
 
@@ -100,7 +104,7 @@ impl Fault {
     pub fn leaves_a_ghost(self) -> bool {
         matches!(
             self,
-            Self::EnvoyKilled(_) | Self::VmTrapped(_) | Self::Stranger(..)
+            Self::EnvoyKilled(_) | Self::EnvoyTerminated(_) | Self::VmTrapped(_) | Self::Stranger(..)
         )
     }
 }

@@ -9,11 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ebb_e2e::{
+    admin,
     bootstrap::Bootstrap,
     envoy::{Envoy, EnvoyOptions},
     relay::Relay,
     wait,
 };
+use hyper::Method;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::schedule::{EnvoyPlan, Listener};
@@ -90,6 +92,16 @@ impl Slot {
     #[must_use]
     pub fn address(&self, listener: Listener) -> Option<SocketAddr> {
         self.running().as_ref()?.addresses.get(&listener).copied()
+    }
+
+    /// Has it say again that it is healthy.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn heal(&self) -> Result<()> {
+        let socket = self.folder.join("admin.sock");
+        admin::request(&socket, Method::POST, "/healthcheck/ok").await?;
+        Ok(())
     }
 
     /// Sends it a signal that it survives.
