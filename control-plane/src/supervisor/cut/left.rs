@@ -78,7 +78,7 @@ impl Remains {
                 reason,
             } = unknown;
             match (node.as_str(), reporter.as_str()) {
-                ("", _) => format!("an admin endpoint unknown ({reason})"),
+                ("", _) => reason.clone(),
                 (node, "") => format!("node {node} unknown ({reason})"),
                 (node, reporter) => format!("reporter {reporter} of {node} unknown ({reason})"),
             }
