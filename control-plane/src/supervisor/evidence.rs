@@ -1,4 +1,5 @@
-//! Waiting for traffic to end: what the filters tell, and where they do not, what Envoy's admin endpoint tells.
+//! Waiting for traffic to end: what the filters tell, and where they do not, what Envoy's admin endpoint tells. Before an Envoy
+//! is stopped, it is also looked at for what it still owes its clients.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,11 +18,15 @@ use super::{
     admin::{Admin, CALL},
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
+    owing::{Count, Envoy},
 };
 use crate::{address::Address, core::policy::Policy};
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(25);
+
+/// How long to wait at most for what an Envoy does on its own account: a mirror that hangs must not take all the time.
+const UPSTREAM_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a drain waits to hear whose an admin endpoint is.
 const WHOSE: Duration = Duration::from_millis(250);
@@ -44,12 +49,8 @@ impl Left {
 }
 
 /// Drains a process.
-pub async fn drain(
-    drains: &Drains,
-    mut request: DrainRequest,
-    admin: Option<&Admin>,
-    left: &Left,
-) -> DrainOutcome {
+pub async fn drain(drains: &Drains, mut request: DrainRequest, envoy: &Envoy, left: &Left) -> DrainOutcome {
+    let admin = envoy.admin.as_ref();
     let (process, announce) = (request.process.clone(), request.announce);
     if let (None, Some(admin)) = (&request.node, admin) {
         // It has not said so before: it has only just been started, or it hangs.
@@ -61,6 +62,11 @@ pub async fn drain(
             .filter(|node| !node.is_empty());
     }
     let why = match drains.run(request).await {
+        // Where there is an admin endpoint this follows once the listeners are closed.
+        Ok(DrainOutcome::Drained) if admin.is_none() => {
+            until_quiet(Duration::ZERO, left, || async { Ok(envoy.undelivered().await) }).await;
+            return DrainOutcome::Drained;
+        }
         Ok(outcome) => return outcome,
         Err(why) => why,
     };
@@ -72,7 +78,7 @@ pub async fn drain(
                 "the filter tells nothing: going by Envoy's own count"
             );
             sleep(announce).await;
-            until_quiet(drains.quiet_period(), left, || in_flight(admin)).await;
+            until_quiet(drains.quiet_period(), left, || envoy.owes(admin)).await;
             DrainOutcome::Drained
         }
         None => {
@@ -87,59 +93,51 @@ pub async fn drain(
     }
 }
 
-/// Waits until an Envoy whose listeners are closed is quiet, by its own count: that sees every request, also those of
-/// listeners without the filter.
+/// Waits until an Envoy whose listeners are closed owes nothing any more, by its own count: that sees every request, also
+/// those of listeners without the filter; and until its clients have received everything.
 ///
 /// No new connection can come any more, so half of the quiet period is enough here.
-pub async fn listeners_quiet(drains: &Drains, admin: &Admin, left: &Left) {
-    until_quiet(drains.quiet_period() / 2, left, || in_flight(admin)).await;
+pub async fn listeners_quiet(drains: &Drains, admin: &Admin, envoy: &Envoy, left: &Left) {
+    until_quiet(drains.quiet_period() / 2, left, || envoy.owes(admin)).await;
 }
 
-/// Waits until an Envoy is quiet, by its own count, where no filter tells.
-pub async fn admin_quiet(admin: &Admin) {
-    until_quiet(Policy::default().quiet_period, &Left::default(), || {
-        in_flight(admin)
-    })
-    .await;
+/// The same, where no filter tells.
+pub async fn admin_quiet(admin: &Admin, envoy: &Envoy) {
+    let quiet_period = Policy::default().quiet_period;
+    until_quiet(quiet_period, &Left::default(), || envoy.owes(admin)).await;
 }
 
-async fn in_flight(admin: &Admin) -> Result<Count, String> {
-    let count = admin.requests_in_flight().await;
-    let count = count.map_err(|error| error.to_string())?;
-    Ok(Count {
-        total: count,
-        left: format!("{count} in flight by Envoy's own count"),
-    })
-}
-
-/// What is in flight.
-struct Count {
-    total: u64,
-    /// In words, if it is not 0.
-    left: String,
-}
-
-/// Waits until the count has been 0 for the quiet period. A count that is not known is not 0.
+/// Waits until the count has been 0, and nothing has arrived, for the quiet period. A count that is not known is not 0.
 async fn until_quiet<F>(quiet_period: Duration, left: &Left, mut count: impl FnMut() -> F)
 where
     F: Future<Output = Result<Count, String>>,
 {
-    let mut quiet_since = None;
+    /// Since when, and the requests that had begun by then.
+    struct Quiet(Instant, Option<u64>);
+    let mut quiet: Option<Quiet> = None;
+    let mut upstream_since = None;
     loop {
-        match count().await {
-            Ok(Count { total: 0, .. }) => {
-                let since = *quiet_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= quiet_period {
-                    return;
+        let told = count().await;
+        let now = Instant::now();
+        match told {
+            Ok(count) => {
+                let on_its_own = count.total == 0 && count.upstream > 0;
+                upstream_since = on_its_own.then(|| upstream_since.unwrap_or(now));
+                let given_up = upstream_since.is_some_and(|since| now - since >= UPSTREAM_WITHIN);
+                if count.total > 0 || on_its_own && !given_up {
+                    quiet = None;
+                    left.set(count.left);
+                } else {
+                    let before = quiet.take().filter(|Quiet(_, begun)| *begun == count.begun);
+                    let Quiet(since, _) = quiet.insert(before.unwrap_or(Quiet(now, count.begun)));
+                    if now - *since >= quiet_period {
+                        return;
+                    }
+                    left.set("nothing, but it was not yet quiet for long enough".to_owned());
                 }
-                left.set("nothing, but it was not yet quiet for long enough".to_owned());
-            }
-            Ok(Count { left: text, .. }) => {
-                quiet_since = None;
-                left.set(text);
             }
             Err(why) => {
-                quiet_since = None;
+                quiet = None;
                 left.set(format!("unknown: {why}"));
             }
         }
@@ -282,6 +280,7 @@ impl Gate<'_> {
         Ok(Count {
             total,
             left: left.join(", "),
+            ..Count::default()
         })
     }
 

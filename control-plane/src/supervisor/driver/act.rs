@@ -25,6 +25,7 @@ use crate::{
         handle::Request,
         machine::{Event, ExitStatus, ProcessEffect, ProcessEvent},
         output::Stream,
+        owing::Envoy,
         plan::{Plan, Planned, ProcessId},
         probe,
         process::{Child, Children, Life},
@@ -78,6 +79,10 @@ impl Supervisor {
             requests: self.requests.clone(),
         };
         let (node, left) = (process.node.clone(), process.left.clone());
+        let envoy = Envoy {
+            admin: admin.clone(),
+            pid: process.proxy_pid(),
+        };
         if effect != ProcessEffect::FailHealth {
             left.set(String::new());
         }
@@ -119,7 +124,7 @@ impl Supervisor {
                     timeout,
                 };
                 process.chore = Some(answer.after(async move {
-                    let ended = evidence::drain(&drains, request, admin.as_ref(), &left).await;
+                    let ended = evidence::drain(&drains, request, &envoy, &left).await;
                     ProcessEvent::DrainEnded(ended)
                 }));
             }
@@ -137,7 +142,7 @@ impl Supervisor {
                 let drains = drains.clone();
                 process.chore = Some(answer.after(async move {
                     if let Some(admin) = admin {
-                        evidence::listeners_quiet(&drains, &admin, &left).await;
+                        evidence::listeners_quiet(&drains, &admin, &envoy, &left).await;
                     }
                     ProcessEvent::ListenersQuiet
                 }));
