@@ -25,7 +25,7 @@ const POLICY_ENGINE: &str = env!("CARGO_BIN_EXE_policy-engine");
 const READERS: usize = 10;
 
 /// More than the kernels of both ends take: the rest is in Envoy's buffers.
-const LARGE: usize = 10_000_000;
+const LARGE: usize = 6_000_000;
 
 /// What is in the kernel when Envoy is done: the default windows of HTTP/2.
 const SMALL: usize = 65_000;
@@ -47,15 +47,16 @@ pub(crate) enum Wire {
 
 impl Wire {
     fn body(self) -> (usize, Pace) {
-        let pace = |bytes, milliseconds| Pace {
+        let pace = |bytes, milliseconds, kernel| Pace {
             bytes,
             pause: Duration::from_millis(milliseconds),
+            kernel,
         };
         match self {
-            Self::Http2 => (SMALL, pace(4096, 30)),
-            Self::Http1 | Self::Http2LargeWindows => (LARGE, pace(64 * 1024, 5)),
-            // A read gives a record at most.
-            Self::Tls => (LARGE, pace(16 * 1024, 1)),
+            Self::Http2 => (SMALL, pace(4096, 30, 8 * 1024)),
+            Self::Http1 => (LARGE, pace(64 * 1024, 20, 64 * 1024)),
+            // A read gives a record at most, or what a reader of frames has room for.
+            Self::Tls | Self::Http2LargeWindows => (LARGE, pace(16 * 1024, 5, 64 * 1024)),
         }
     }
 }
