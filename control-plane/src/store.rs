@@ -13,8 +13,12 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::{
-    core::record::{Kept, LeftOut, Record},
+    core::{
+        fleet::{Epoch, ReporterRecord},
+        record::{Kept, LeftOut, Record},
+    },
     late_sync::LateSync,
+    local,
 };
 
 /// Drain id -> [`Record`].
@@ -23,6 +27,8 @@ const DRAINS: TableDefinition<&str, &[u8]> = TableDefinition::new("drains");
 const LEVERS: TableDefinition<&str, ()> = TableDefinition::new("levers");
 /// What `ebb run` keeps of its processes, under [`succession::RUN`].
 const RUNS: TableDefinition<&str, &[u8]> = TableDefinition::new("runs");
+/// Reporter -> [`ReporterRecord`].
+const REPORTERS: TableDefinition<u64, &[u8]> = TableDefinition::new("reporters");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Version of what is in the file. A greater one is refused, not guessed.
@@ -145,6 +151,16 @@ impl Store {
         for entry in read.open_table(LEVERS)?.iter()? {
             kept.levers.push(entry?.0.value().to_owned());
         }
+        for entry in read.open_table(REPORTERS)?.iter()? {
+            let (epoch, bytes) = entry?;
+            match ReporterRecord::decode(bytes.value()) {
+                Ok(record) => kept.reporters.push(record),
+                // It is written anew when the reporter attaches.
+                Err(error) => {
+                    tracing::warn!(reporter = %Epoch(epoch.value()), %error, "a stored reporter cannot be read");
+                }
+            }
+        }
         Ok((kept, unreadable))
     }
 
@@ -184,6 +200,27 @@ impl Store {
                 table.insert(node, ())?;
             } else {
                 table.remove(node)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Keeps reporters in place of what was kept of the same, and drops those that are gone; as durable as [`Store::put`].
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_fleet(&mut self, put: Vec<ReporterRecord>, gone: &[Epoch]) -> anyhow::Result<()> {
+        let place = local::place();
+        self.write(|write| {
+            let mut table = write.open_table(REPORTERS)?;
+            for mut record in put {
+                if let Some(local) = &mut record.local {
+                    local.place.clone_from(&place);
+                }
+                table.insert(record.epoch, record.encode_to_vec().as_slice())?;
+            }
+            for epoch in gone {
+                table.remove(epoch.0)?;
             }
             Ok(())
         })
@@ -240,6 +277,7 @@ fn open(file: &Path) -> anyhow::Result<Database> {
         write.open_table(DRAINS)?;
         write.open_table(LEVERS)?;
         write.open_table(RUNS)?;
+        write.open_table(REPORTERS)?;
     }
     write.commit()?;
     Ok(database)

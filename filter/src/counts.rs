@@ -40,6 +40,9 @@ pub enum Kind {
     Grpc,
 }
 
+/// The most ports that are kept of a listener: one that listens on more is rare.
+const MOST_PORTS: usize = 16;
+
 /// The counters of one listener in one VM.
 #[derive(Debug, Default)]
 pub struct Listener {
@@ -49,6 +52,9 @@ pub struct Listener {
     in_flight: Cell<u64>,
     started: Cell<u64>,
     marked: Cell<u64>,
+    cut: Cell<u64>,
+    /// `None` = not looked at yet.
+    ports: RefCell<Option<Vec<u32>>>,
     carry: Cell<f64>,
     /// The requests in flight by their number. (Ids of contexts start over some day, numbers do not.)
     live: RefCell<BTreeMap<u64, Seen>>,
@@ -99,6 +105,27 @@ impl Listener {
     /// Counts a response that was marked for the closer.
     pub fn count_mark(&self) {
         self.marked.set(self.marked.get().saturating_add(1));
+    }
+
+    /// Counts a request that Envoy cut.
+    pub fn count_cut(&self) {
+        self.cut.set(self.cut.get().saturating_add(1));
+    }
+
+    /// Whether the port of none of its connections has been looked at.
+    pub fn knows_no_port(&self) -> bool {
+        self.ports.try_borrow().is_ok_and(|ports| ports.is_none())
+    }
+
+    /// Notes the local port of one of its connections, up to [`MOST_PORTS`] of them; `None` = Envoy does not tell.
+    pub fn note_port(&self, port: Option<u32>) {
+        let Ok(mut ports) = self.ports.try_borrow_mut() else {
+            return;
+        };
+        let ports = ports.get_or_insert_default();
+        if ports.len() < MOST_PORTS {
+            ports.extend(port.filter(|port| !ports.contains(port)));
+        }
     }
 
     /// What is left over from earlier decisions of a ramp, see [`crate::closing`].
@@ -182,6 +209,13 @@ impl Listeners {
             in_flight: listener.in_flight.get(),
             started: listener.started.get(),
             marked: listener.marked.get(),
+            cut: listener.cut.get(),
+            ports: listener
+                .ports
+                .try_borrow()
+                .ok()
+                .and_then(|ports| ports.clone())
+                .unwrap_or_default(),
         };
         self.0.iter().map(counts).collect()
     }

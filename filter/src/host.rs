@@ -17,15 +17,18 @@ use crate::MARK;
 use crate::blockers::{self, Inspection, Properties};
 use crate::config::Config;
 use crate::hostcalls::{self, Buffer, Headers};
-use crate::identity::Identity;
+use crate::identity::{Identity, Process};
 use crate::request::{Crossings, Look, Plugin, Request};
 use crate::session::{Effect, Event, Level};
 use crate::vm::{Action, Vm};
+use crate::vms;
 
 const SERVICE: &str = "ebb.v1.FilterService";
 const METHOD: &str = "Attach";
 /// Where the VMs of one Envoy process agree on its random number.
 const PROCESS_KEY: &str = "ebb.process";
+/// Where they list themselves.
+const VMS_KEY: &str = "ebb.vms";
 const UPSTREAM_ADDRESS: &[u8] = b"upstream\0address";
 
 proxy_wasm::main! {{
@@ -92,14 +95,14 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
         // would call nobody. The SDK panics on statuses that it does not list: Envoy answers this call with those that it lists
         // alone (ok, a `GrpcService` that cannot be parsed, a cluster that does not exist).
         Action::Stream {
-            effect: Effect::Open { grpc_service },
+            effect: Effect::Open { grpc_service, epoch },
             ..
         } => {
             return Some(
                 match open_grpc_stream(&grpc_service, SERVICE, METHOD, Vec::new()) {
                     Ok(token) => Event::Opened {
                         token,
-                        process: process_number(),
+                        process: process_with(epoch),
                     },
                     Err(_) => Event::OpenFailed,
                 },
@@ -122,6 +125,10 @@ fn carry_out(current: u32, action: Action) -> Option<Event<'static>> {
             });
             return (sent != Some(true)).then_some(Event::SendFailed { token });
         }
+        Action::Stream {
+            effect: Effect::Leave { epoch },
+            ..
+        } => hostcalls::change_shared_data(VMS_KEY, |list| vms::without(list, epoch)),
         Action::Stream {
             owner,
             effect: Effect::Close { token },
@@ -157,9 +164,20 @@ fn process_number() -> u64 {
     };
     read().unwrap_or_else(|| {
         let drawn = hostcalls::random();
-        hostcalls::set_shared_data_if_absent(PROCESS_KEY, &drawn.to_le_bytes());
+        hostcalls::change_shared_data(PROCESS_KEY, |old| {
+            old.is_empty().then(|| drawn.to_le_bytes().to_vec())
+        });
         read().unwrap_or(drawn)
     })
+}
+
+/// The Envoy process, with this VM among those of it.
+fn process_with(epoch: u64) -> Process {
+    hostcalls::change_shared_data(VMS_KEY, |list| vms::with(list, epoch));
+    Process {
+        number: process_number(),
+        vms: vms::read(&hostcalls::shared_data(VMS_KEY).unwrap_or_default()),
+    }
 }
 
 /// One plugin configuration in this VM: one listener or cluster.
@@ -253,6 +271,15 @@ impl Look for Current {
     fn path(&self) -> Option<Vec<u8>> {
         hostcalls::header(Headers::Request, ":path")
     }
+
+    fn port(&self) -> Option<u32> {
+        let bytes = hostcalls::property(b"destination\0port")?.try_into().ok()?;
+        u32::try_from(i64::from_le_bytes(bytes)).ok()
+    }
+
+    fn end_details(&self) -> Option<Vec<u8>> {
+        hostcalls::property(b"response\0code_details")
+    }
 }
 
 /// One HTTP context.
@@ -309,7 +336,7 @@ impl HttpContext for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if let Some(request) = &mut self.request {
-            let crossings = request.end();
+            let crossings = request.end(self.host.is_serving(), &Current);
             self.host.crossed(self.id, &crossings);
         }
     }

@@ -14,6 +14,8 @@ use crate::session::Level;
 const OK: u32 = 0;
 const REALTIME: u32 = 0;
 const MONOTONIC: u32 = 1;
+/// Tries to change what VMs share.
+const TRIES: usize = 1000;
 /// Envoy numbers versions from 1 up, so no entry has this one: only an absent entry can be set with it.
 const NO_VERSION: u32 = u32::MAX;
 
@@ -167,17 +169,34 @@ pub(crate) fn property(path: &[u8]) -> Option<Vec<u8>> {
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
 }
 
+/// What the VMs of this process share under a key, if there is any.
 pub(crate) fn shared_data(key: &str) -> Option<Vec<u8>> {
-    let mut version = 0;
-    // SAFETY: `returned` passes valid places, as is `version`, and the host only reads the key.
-    returned(|data, size| unsafe {
-        proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version)
-    })
+    versioned(key).map(|(data, _)| data)
 }
 
-pub(crate) fn set_shared_data_if_absent(key: &str, value: &[u8]) {
-    // SAFETY: the host only reads the key and the value.
-    unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), NO_VERSION) };
+fn versioned(key: &str) -> Option<(Vec<u8>, u32)> {
+    let mut version = 0;
+    // SAFETY: `returned` passes valid places, as is `version`, and the host only reads the key.
+    let data = returned(|data, size| unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &raw mut version)
+    })?;
+    Some((data, version))
+}
+
+/// Changes what the VMs of this process share under a key. `change` gets what is there (nothing = empty) and gives what is
+/// to be there; it runs again if another VM was faster. `None` = it stays.
+pub(crate) fn change_shared_data(key: &str, change: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    // Every failure means that another VM has succeeded, of which there are at most as many as workers.
+    for _ in 0..TRIES {
+        let (old, version) = versioned(key).unwrap_or_else(|| (Vec::new(), NO_VERSION));
+        let Some(new) = change(&old) else { return };
+        // SAFETY: the host only reads the key and the value.
+        let status =
+            unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), new.as_ptr(), new.len(), version) };
+        if status == OK {
+            return;
+        }
+    }
 }
 
 pub(crate) fn header(map: Headers, name: &str) -> Option<Vec<u8>> {

@@ -14,6 +14,15 @@ pub struct Identity {
     pub epoch: u64,
 }
 
+/// The Envoy process around a VM, as its VMs agree on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its random number.
+    pub number: u64,
+    /// The epochs of its VMs that have asked for a stream and not said goodbye.
+    pub vms: Vec<u64>,
+}
+
 /// `envoy.config.core.v3.Node`, as far as it is used.
 #[derive(Clone, PartialEq, Message)]
 struct Node {
@@ -40,16 +49,17 @@ impl Identity {
         })
     }
 
-    /// The first words on a stream; the caller adds the intervals. `process` is the random number of the Envoy process.
-    pub fn hello(&self, process: u64) -> FilterHello {
+    /// The first words on a stream; the caller adds the intervals.
+    pub fn hello(&self, process: Process) -> FilterHello {
         FilterHello {
             node_id: self.node_id.clone(),
             node_cluster: self.node_cluster.clone(),
-            process,
+            process: process.number,
             epoch: self.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             report_interval: None,
             drain_report_interval: None,
+            vms: process.vms,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! - [`closing`]: which responses have to close their connection.
 //! - [`session`]: the one stream of a VM to the control plane.
 //! - [`vm`]: the root contexts of a VM, and which of them owns the stream.
+//! - [`vms`]: the list in which the VMs of an Envoy process name themselves.
 //!
 //! Time is a [`std::time::Duration`] since an arbitrary origin, by a monotonic clock.
 
@@ -27,6 +28,7 @@ pub mod request;
 pub mod session;
 pub mod upstreams;
 pub mod vm;
+pub mod vms;
 
 #[cfg(target_arch = "wasm32")]
 mod host;

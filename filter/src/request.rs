@@ -34,6 +34,10 @@ pub enum Plugin {
     Upstream(Rc<Upstreams>),
 }
 
+/// How a request ends whose connection Envoy closes by itself before the response is complete, as it does with all of them
+/// when it exits. (A client that leaves: `downstream_remote_disconnect`.)
+const CLOSED_BY_ENVOY: &[u8] = b"downstream_local_disconnect";
+
 /// What the host can tell about the stream at hand. Every answer costs a hostcall.
 pub trait Look {
     /// The endpoint of the current attempt, once it is chosen.
@@ -42,6 +46,10 @@ pub trait Look {
     fn content_type(&self) -> Option<Vec<u8>>;
     /// The path of the request, with its query; only while its headers arrive.
     fn path(&self) -> Option<Vec<u8>>;
+    /// The local port of its connection.
+    fn port(&self) -> Option<u32>;
+    /// How it ended, in Envoy's words (`response.code_details`); only where it ends.
+    fn end_details(&self) -> Option<Vec<u8>>;
 }
 
 /// What has reached zero or left it.
@@ -117,6 +125,9 @@ impl Request {
                     path: path.map(|path| blockers::shown_path(&path)).unwrap_or_default(),
                 }));
                 crossings.listener = (listener.in_flight() == 1).then(|| Rc::clone(listener));
+                if !serving || listener.knows_no_port() {
+                    listener.note_port(look.port());
+                }
                 if let Some(upstreams) = upstreams.as_ref().filter(|upstreams| !upstreams.has_filters()) {
                     self.count(upstreams.begin_unassigned(), &mut crossings);
                 }
@@ -147,11 +158,18 @@ impl Request {
         crossings
     }
 
-    /// Envoy has destroyed it.
-    pub fn end(&mut self) -> Crossings {
+    /// Envoy has destroyed it. `serving`: nothing drains.
+    pub fn end(&mut self, serving: bool, look: &impl Look) -> Crossings {
         let mut crossings = Crossings::default();
         if let Some(in_flight) = self.in_flight.take() {
             let listener = Rc::clone(in_flight.listener());
+            if !serving
+                && look
+                    .end_details()
+                    .is_some_and(|details| details.starts_with(CLOSED_BY_ENVOY))
+            {
+                listener.count_cut();
+            }
             drop(in_flight);
             crossings.listener = (listener.in_flight() == 0).then_some(listener);
         }

@@ -25,7 +25,7 @@ use crate::blockers;
 use crate::closing::Directives;
 use crate::config::LinkConfig;
 use crate::counts::Counts;
-use crate::identity::Identity;
+use crate::identity::{Identity, Process};
 use crate::pacing::{Backoff, Limiter};
 use crate::request::Crossings;
 
@@ -132,7 +132,7 @@ impl Session {
                     self.lost(&format!("gRPC status {status}"), now, &mut effects);
                 }
             }
-            Event::Leaving => effects.extend(self.last_words(now, counts)),
+            Event::Leaving => self.last_words(now, counts, &mut effects),
             Event::OwnerGone => self.state = State::Waiting { until: now },
             Event::Crossed(crossings) => self.crossed(crossings, now, counts, &mut effects),
             Event::ListenersChanged => effects.extend(self.report(now, counts)),
@@ -166,6 +166,7 @@ impl Session {
                 self.state = State::Opening;
                 effects.push(Effect::Open {
                     grpc_service: self.config.grpc_service.clone(),
+                    epoch: self.identity.epoch,
                 });
             }
             State::Open(stream) if stream.report_due <= now => effects.extend(self.report(now, counts)),
@@ -176,7 +177,7 @@ impl Session {
     fn opened(
         &mut self,
         token: u32,
-        process: u64,
+        process: Process,
         now: Duration,
         counts: &Counts,
         effects: &mut Vec<Effect>,
@@ -302,15 +303,26 @@ impl Session {
         })
     }
 
-    /// A report that says that no other will follow; only if nothing is in flight, or else the count stays unknown.
-    fn last_words(&mut self, now: Duration, counts: &Counts) -> Option<Effect> {
-        let mut last = self.report(now, counts)?;
-        if let Effect::Send { report, .. } = &mut last {
-            let requests = report.listeners.iter().map(|counts| counts.in_flight);
-            let attempts = report.upstreams.iter().map(|counts| counts.in_flight);
-            report.goodbye = requests.chain(attempts).all(|in_flight| in_flight == 0);
+    /// A report that says that no other will follow; only if nothing is in flight, or else the count stays unknown. The
+    /// VM then leaves its process's list, stream or not.
+    fn last_words(&mut self, now: Duration, counts: &Counts, effects: &mut Vec<Effect>) {
+        let requests = counts.listeners.iter().map(|listener| listener.in_flight());
+        let attempts = counts
+            .upstreams
+            .report()
+            .into_iter()
+            .map(|endpoint| endpoint.in_flight);
+        let idle = requests.chain(attempts).all(|in_flight| in_flight == 0);
+        let mut last = self.report(now, counts);
+        if let Some(Effect::Send { report, .. }) = &mut last {
+            report.goodbye = idle;
         }
-        Some(last)
+        effects.extend(last);
+        if idle {
+            effects.push(Effect::Leave {
+                epoch: self.identity.epoch,
+            });
+        }
     }
 
     /// The stream has ended.

@@ -65,6 +65,7 @@ pub(crate) fn run(cancel: &Cancel) -> Result<Exit, Failure> {
         let done = match drain.phase() {
             Phase::Drained => "released (it had drained)",
             Phase::TimedOut => "released (it had timed out)",
+            Phase::Cut => "released (it had ended with requests cut)",
             _ => "cancelled",
         };
         output::print(&format!("{} {done}", one_line(&cancel.id)))?;

@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     TimedOut,
     /// 4: the waited drain was cancelled.
     Cancelled,
+    /// 6: an Envoy of the waited drain ended with requests in flight.
+    Cut,
     /// What `ebb run` passes on from its processes.
     Passed(u8),
     /// 130: Ctrl-C, as shells report SIGINT.
@@ -29,6 +31,7 @@ impl From<Exit> for ExitCode {
             Exit::Usage => 2,
             Exit::TimedOut => 3,
             Exit::Cancelled => 4,
+            Exit::Cut => 6,
             Exit::Passed(code) => code,
             Exit::Interrupted => 130,
         })

@@ -211,7 +211,7 @@ impl NodeView {
 impl DrainView {
     /// Whether its outcome stands.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.phase, "drained" | "timed_out" | "cancelled")
+        matches!(self.phase, "drained" | "timed_out" | "cancelled" | "cut")
     }
 
     /// An ended drain that holds still closes connections: that must be seen.
@@ -278,6 +278,7 @@ pub(crate) fn phase(phase: i32) -> &'static str {
         Ok(Phase::Drained) => "drained",
         Ok(Phase::TimedOut) => "timed_out",
         Ok(Phase::Cancelled) => "cancelled",
+        Ok(Phase::Cut) => "cut",
         // Of a control plane that is newer than this program.
         Err(_) => "other",
     }

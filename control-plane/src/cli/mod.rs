@@ -13,6 +13,7 @@ mod envoy_config;
 mod exit;
 mod fleet;
 mod follow;
+mod forget;
 mod log_writer;
 mod logging;
 mod output;
@@ -58,6 +59,7 @@ enum Command {
     Run(run::Args),
     Drain(drain::Args),
     Cancel(cancel::Args),
+    Forget(forget::Args),
     Report(report::Args),
     Status(status::Args),
     Watch(watch::Args),
@@ -102,6 +104,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Run(args) => run::run(args.try_into()?),
         Command::Drain(args) => drain::run(&args.try_into()?),
         Command::Cancel(args) => cancel::run(&args.try_into()?),
+        Command::Forget(args) => forget::run(&args.try_into()?),
         Command::Report(args) => report::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),
         Command::Watch(args) => watch::run(&args.try_into()?),

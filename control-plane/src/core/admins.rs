@@ -18,7 +18,7 @@ use std::{
 
 use ebb_proto::v1;
 
-use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, node::Need, policy::Evidence};
+use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, node::Need};
 
 pub use super::reading::{Reading, Requests};
 
@@ -133,23 +133,6 @@ impl Admin {
     }
 }
 
-/// An admin endpoint that does not answer.
-#[derive(Debug)]
-pub(super) struct Silent {
-    /// Whose it is, if it ever answered.
-    node: Option<Arc<str>>,
-    /// What those are told that wanted it.
-    text: String,
-}
-
-impl Silent {
-    fn concerns(&self, drain: &Drain) -> bool {
-        let wanted = pulls_lever(drain) || drain.machine.policy().evidence == Evidence::Admin;
-        let covered = self.node.as_ref().is_none_or(|node| drain.scope.has_node(node));
-        !drain.machine.is_ended() && wanted && covered
-    }
-}
-
 /// Whether a drain has the Envoys that it covers close by themselves, where they can be told.
 pub(super) fn pulls_lever(drain: &Drain) -> bool {
     drain.scope.is_whole_node() && drain.machine.policy().ramp.is_zero()
@@ -157,7 +140,14 @@ pub(super) fn pulls_lever(drain: &Drain) -> bool {
 
 impl Core {
     /// The admin endpoint of a node was found: Envoy said itself whose it is.
-    pub(super) fn admin_found(&mut self, node: &str, started: SystemTime, now: Now, out: &mut Vec<Effect>) {
+    pub(super) fn admin_found(
+        &mut self,
+        address: &str,
+        node: &str,
+        started: SystemTime,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
         let node: Arc<str> = node.into();
         let health = if self.pulled_levers.contains(&node) {
             Health::RestoreAt(now.instant)
@@ -171,41 +161,12 @@ impl Core {
         for sequence in self.give_admin(&node) {
             self.observe(sequence, now, out);
         }
-    }
-
-    /// An admin endpoint that is configured answers, or does not. Whose it is is not known before its first answer.
-    pub(super) fn admin_heard(
-        &mut self,
-        address: String,
-        node: Option<&str>,
-        result: Result<(), String>,
-        out: &mut Vec<Effect>,
-    ) {
-        let Err(error) = result else {
-            self.silent_admins.remove(&address);
-            return;
-        };
-        let silent = Silent {
-            node: node.map(Arc::from),
-            text: format!(
-                "the admin endpoint {address} does not answer, so the filter closes and counts: {error}"
-            ),
-        };
-        for drain in self.drains.values_mut().filter(|drain| silent.concerns(drain)) {
-            drain.warn(silent.text.clone());
-            let id = drain.id.clone();
-            out.push(Effect::DrainChanged { id, phase: true });
-        }
-        self.silent_admins.insert(address, silent);
+        self.endpoint_found(address, &node, now, out);
     }
 
     /// Gives a new drain the admin endpoints of the nodes that it covers.
     pub(super) fn add_admins(&self, drain: &mut Drain) {
-        for silent in self.silent_admins.values() {
-            if silent.concerns(drain) {
-                drain.warn(silent.text.clone());
-            }
-        }
+        self.await_endpoints(drain);
         self.give_admins(drain);
     }
 

@@ -13,6 +13,9 @@ use crate::core::{fleet::StreamId, record::Record};
 #[path = "leaving_tests.rs"]
 mod leaving;
 
+/// Where an admin endpoint is.
+const ADMIN: &str = "unix:/a.sock";
+
 /// Drives a core by hand, with its own clock.
 struct World {
     core: Core,
@@ -86,6 +89,7 @@ impl World {
         self.happen(Event::Attached {
             stream: StreamId(stream),
             hello,
+            peer: None,
             report,
         });
     }
@@ -170,7 +174,7 @@ fn report(listeners: &[(&str, u64)], answers: u64) -> v1::FilterReport {
         name: (*name).to_owned(),
         in_flight: *in_flight,
         started: 100,
-        marked: 0,
+        ..Default::default()
     };
     v1::FilterReport {
         listeners: listeners.iter().map(counts).collect(),
@@ -329,11 +333,13 @@ fn an_ended_drain_holds_its_processes_but_not_the_envoy_that_takes_their_place()
     // The same process, another VM: still held.
     world.attach(2, "a", 5, 12, &[("ingress", 0)]);
     assert_eq!(world.directives(2), ["ingress"]);
-    // A new process under the same node id serves, and with the old one gone nothing is held.
+    // A new process under the same node id serves, and with the old one long gone nothing is held.
     world.attach(3, "a", 6, 13, &[("ingress", 0)]);
     assert!(world.directives(3).is_empty());
     world.happen(Event::Detached { stream: StreamId(1) });
     world.happen(Event::Detached { stream: StreamId(2) });
+    assert!(world.drain("d").holding, "it may come back");
+    world.wait(70_000);
     let drain = world.drain("d");
     assert_eq!((drain.phase(), drain.holding), (v1::Phase::TimedOut, false));
     assert_eq!(
@@ -633,6 +639,7 @@ mod evidence {
         pub(super) fn find_admin(&mut self, node: &str) {
             let started = self.now.wall - Duration::from_secs(3600);
             self.happen(Event::AdminFound {
+                address: ADMIN.to_owned(),
                 node: node.to_owned(),
                 started,
             });
@@ -821,6 +828,7 @@ mod evidence {
         };
         let started = world.now.wall - Duration::from_secs(3600);
         let effects = world.happen(Event::AdminFound {
+            address: ADMIN.to_owned(),
             node: "a".to_owned(),
             started,
         });
@@ -831,6 +839,7 @@ mod evidence {
         world.wait_for_calls(60_000);
         let started = world.now.wall;
         let effects = world.happen(Event::AdminFound {
+            address: ADMIN.to_owned(),
             node: "a".to_owned(),
             started,
         });

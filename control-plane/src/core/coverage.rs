@@ -63,11 +63,9 @@ impl Core {
             // Filters that count upstreams count all of them.
             Some(false)
         } else {
-            let unseen = |name: &&String| {
-                let has = admin.listeners().any(|listener| listener == *name);
-                has && !(self.is_attached(node) && self.may_have(node, name))
-            };
-            scope.listeners.iter().find(unseen).map(|_| true)
+            // Also of a listener with the filter: it does not see what an earlier filter holds or answers.
+            let has = |name: &String| admin.listeners().any(|listener| listener == name);
+            (!admin.is_read() || scope.listeners.iter().any(has)).then_some(true)
         }
     }
 
@@ -147,7 +145,8 @@ impl Core {
         };
         if drain.tally.own_count(node, ask, own.as_ref().ok().copied()) {
             drain.warn(format!(
-                "the Envoy of {node} has requests that no filter counts (a listener without it?): waiting for them too"
+                "the Envoy of {node} has requests that no filter counts: waiting for them too. Ebb's two filters have to stand \
+                 first in http_filters, and every listener needs them"
             ));
         }
         match own {
@@ -174,14 +173,20 @@ impl Core {
         };
         let has_admin = |node: &Arc<str>| self.admins.contains_key(node);
         if evidence == Evidence::Admin
+            && !self.may_have_endpoint()
             && let Some(without) = covered().find(|reporter| !has_admin(&reporter.node))
         {
             return Err(StartError::NoAdmin(without.node.to_string()));
         }
         if evidence == Evidence::Filter {
             let uncounted = |(node, admin): &(&Arc<str>, &Admin)| {
-                let filters_tell = self.is_attached(node) && scope.listeners.is_empty();
-                self.beside(node, admin, scope).is_some() && !filters_tell
+                let has_filter = |name: &String| self.is_attached(node) && self.may_have(node, name);
+                let without = |name: &String| !has_filter(name) && scope.listeners.contains(name);
+                scope.has_node(node)
+                    && match scope.listeners.is_empty() {
+                        true => !self.is_attached(node),
+                        false => admin.listeners().any(without),
+                    }
             };
             if let Some((node, _)) = self.admins.iter().find(uncounted) {
                 return Err(StartError::NoFilter(node.to_string()));

@@ -79,6 +79,7 @@ impl Drain {
             v1::Phase::Drained => Some(Outcome::Drained),
             v1::Phase::TimedOut => Some(Outcome::TimedOut),
             v1::Phase::Cancelled => Some(Outcome::Cancelled),
+            v1::Phase::Cut => Some(Outcome::Cut),
             _ => None,
         };
         let mut tally = Tally::new(policy.evidence);
@@ -88,6 +89,7 @@ impl Drain {
         for node in &record.own_nodes {
             tally.expect_own(node);
         }
+        tally.add_cut(drain.cut);
         let (machine, last) = match outcome {
             None => {
                 let machine = Machine::resume(policy, scope.hold(), started, closing_since);
@@ -199,6 +201,15 @@ impl Drain {
     pub(super) fn warn(&mut self, text: String) {
         if !self.warnings.contains(&text) && self.warnings.len() < MAX_WARNINGS {
             self.warnings.push(text);
+        }
+    }
+
+    /// Says how many requests an Envoy in its scope cut when it ended, if any.
+    pub(super) fn warn_of_cut(&mut self, cut: u64) {
+        if cut > 0 {
+            self.warn(format!(
+                "an Envoy in its scope ended with requests in flight, which it cut: {cut} by its last report"
+            ));
         }
     }
 

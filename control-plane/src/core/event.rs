@@ -4,7 +4,11 @@ use std::time::SystemTime;
 
 use ebb_proto::v1;
 
-use super::{admins::Reading, fleet::StreamId, record::Record};
+use super::{
+    admins::Reading,
+    fleet::{Epoch, Peer, ReporterRecord, StreamId},
+    record::Record,
+};
 
 /// What happens to the control plane.
 #[derive(Debug)]
@@ -15,6 +19,8 @@ pub enum Event {
         stream: StreamId,
         /// Who it is.
         hello: v1::FilterHello,
+        /// Where it speaks from; `None` = the system does not tell.
+        peer: Option<Peer>,
         /// Its first counts.
         report: v1::FilterReport,
     },
@@ -37,18 +43,18 @@ pub enum Event {
     },
     /// An admin endpoint was found, or found again.
     AdminFound {
+        /// Where it is.
+        address: String,
         /// Whose it is.
         node: String,
         /// Since when its process runs, to the second.
         started: SystemTime,
     },
-    /// An admin endpoint that is configured answers now, or does not any more (or yet).
+    /// An admin endpoint that is configured was looked at.
     AdminHeard {
         /// Where it is.
         address: String,
-        /// Whose it is, if it ever answered.
-        node: Option<String>,
-        /// Why it does not, in words.
+        /// Whether it answered; why not, in words.
         result: Result<(), String>,
     },
     /// An Envoy answered for itself, or did not.
@@ -89,6 +95,20 @@ pub enum Effect {
     },
     /// End a stream that another of the same VM has replaced.
     End(StreamId),
+    /// End a stream whose claim is refused.
+    Refuse {
+        /// The stream.
+        stream: StreamId,
+        /// Why, in words.
+        why: String,
+    },
+    /// Keep these reporters, durably, and drop those.
+    KeepFleet {
+        /// In place of what was kept of the same.
+        put: Vec<ReporterRecord>,
+        /// Those that are gone.
+        gone: Vec<Epoch>,
+    },
     /// A drain looks different now.
     DrainChanged {
         /// Its id.

@@ -1,6 +1,13 @@
 //! Drains that have ended and hold: who is held, by which of them, and when they let go.
 
-use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine};
+use std::collections::HashSet;
+
+use super::{
+    Core, Effect, Now,
+    drain::Drain,
+    fleet::{Epoch, FORGET_AFTER},
+    machine,
+};
 
 impl Core {
     /// Has a drain that holds take over from others of the same scope that had ended when it started, so that they let go:
@@ -60,15 +67,15 @@ impl Core {
         }
     }
 
-    /// Lets ended drains go of members that an earlier control plane knew and that never came back to this one.
+    /// Lets ended drains go of members that have been away for long, or that are not known at all.
     pub(super) fn release_the_gone(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let Some(then) = now.instant.checked_sub(FORGET_AFTER) else {
+            return;
+        };
+        let long_gone: HashSet<Epoch> = self.fleet.away_since(then).map(|(epoch, _)| epoch).collect();
         for drain in self.drains.values_mut().filter(|drain| drain.machine.is_ended()) {
-            for epoch in drain
-                .tally
-                .members()
-                .filter(|epoch| self.fleet.get(*epoch).is_none())
-                .collect::<Vec<_>>()
-            {
+            let gone = |epoch: &Epoch| long_gone.contains(epoch) || self.fleet.get(*epoch).is_none();
+            for epoch in drain.tally.members().filter(gone).collect::<Vec<_>>() {
                 drain.tally.remove(epoch);
             }
         }

@@ -133,6 +133,7 @@ fn the_first_member_that_joins_is_kept_before_it_is_told() {
     let effects = world.happen(Event::Attached {
         stream: StreamId(3),
         hello,
+        peer: None,
         report: report(&[("ingress", 0)], 0),
     });
     let stored = effects

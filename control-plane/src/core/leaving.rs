@@ -1,11 +1,35 @@
 //! Who is done. A stream that ends leaves a count that is not known; but a VM that says goodbye has nothing in flight, and
 //! of a process that was seen to end nothing can be in flight any more.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ebb_proto::v1;
 
-use super::{Core, Effect, Now, fleet::Epoch};
+use super::{
+    Core, Effect, Now,
+    fleet::{Epoch, Reporter},
+};
+
+/// A reporter that is gone for good, and what it was, if it was known.
+type Gone = (Epoch, Option<Reporter>);
+
+/// Why nobody is forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForgetError {
+    /// There is none of that id.
+    #[error("no node {0:?} is known")]
+    Unknown(String),
+    /// It is there.
+    #[error("node {0:?} is attached: only reporters that are away can be forgotten")]
+    Attached(String),
+}
+
+/// How long the streams of a process that has ended are listened to: whatever it wrote is there already.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Whether a report is the last of its VM. One that still counts requests is not: what becomes of them is not known.
 pub(super) fn is_goodbye(report: &v1::FilterReport) -> bool {
@@ -18,40 +42,101 @@ impl Core {
     /// A VM has said its last words.
     pub(super) fn said_goodbye(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         self.answers_no_more(epoch, out);
-        self.fleet.leave(epoch);
-        self.left(&[epoch], now, out);
+        let last = self.fleet.leave(epoch);
+        self.left(&[(epoch, last)], now, out);
     }
 
-    /// An Envoy process was seen to end, its VMs with it.
+    /// An Envoy process was seen to end, its VMs with it. What their streams still hold is heard first: it may be the zero
+    /// of the last request.
     pub(super) fn process_ended(&mut self, process: u64, now: Now, out: &mut Vec<Effect>) {
-        let mut gone: BTreeMap<Epoch, Arc<str>> = BTreeMap::new();
-        let reporters = self.fleet.of_process(process);
-        gone.extend(reporters.map(|(epoch, reporter)| (epoch, reporter.node.clone())));
-        // An earlier control plane may have known more of them.
-        let members = self
-            .drains
-            .values()
-            .flat_map(|drain| drain.tally.of_process(process));
-        gone.extend(members.map(|(epoch, node)| (epoch, node.clone())));
-        if gone.is_empty() {
-            return;
+        if self.has_streams(process) {
+            self.ending.entry(process).or_insert(now.instant + LAST_WORDS);
+        } else {
+            self.process_is_gone(process, now, out);
         }
-        for epoch in gone.keys() {
-            self.answers_no_more(*epoch, out);
-            self.fleet.leave(*epoch);
+    }
+
+    fn has_streams(&self, process: u64) -> bool {
+        let mut reporters = self.fleet.of_process(process);
+        reporters.any(|(_, reporter)| reporter.stream().is_some())
+    }
+
+    /// Parts with processes that have ended and whose last words have been heard, or will not be.
+    pub(super) fn end_processes(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let over = |(process, until): (&u64, &Instant)| {
+            (*until <= now.instant || !self.has_streams(*process)).then_some(*process)
+        };
+        for process in self.ending.iter().filter_map(over).collect::<Vec<_>>() {
+            self.ending.remove(&process);
+            self.process_is_gone(process, now, out);
         }
-        let epochs: Vec<Epoch> = gone.keys().copied().collect();
-        for node in gone.into_values() {
+    }
+
+    fn process_is_gone(&mut self, process: u64, now: Now, out: &mut Vec<Effect>) {
+        let mut gone: BTreeSet<Epoch> = BTreeSet::new();
+        let mut nodes: BTreeSet<Arc<str>> = BTreeSet::new();
+        for (epoch, reporter) in self.fleet.of_process(process) {
+            gone.insert(epoch);
+            nodes.insert(reporter.node.clone());
+        }
+        // An earlier control plane may have known more of them, and some may have said goodbye.
+        for drain in self.drains.values() {
+            gone.extend(drain.tally.of_process(process).map(|(epoch, _)| epoch));
+            nodes.extend(drain.tally.nodes_of(process).cloned());
+        }
+        let gone: Vec<Gone> = gone.into_iter().map(|epoch| self.part_with(epoch, out)).collect();
+        for node in &nodes {
             // Where another process has taken its place, the admin endpoint is that one's.
-            if self.fleet.nodes().any(|(other, _)| *other == node) {
-                continue;
-            }
-            for drain in self.drains.values_mut().filter(|drain| !drain.machine.is_ended()) {
-                drain.tally.lose_admin(&node);
+            if self.fleet.node(node).is_none() {
+                self.lose_admin(node, now, out);
             }
         }
-        self.left(&epochs, now, out);
+        self.left(&gone, now, out);
         out.push(Effect::FleetChanged);
+    }
+
+    /// The only Envoy of a node has ended.
+    fn lose_admin(&mut self, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
+        self.endpoints_ended(node);
+        let mut concerned = Vec::new();
+        for drain in self.drains.values_mut().filter(|drain| !drain.machine.is_ended()) {
+            if drain.tally.own_of(node) {
+                let cut = drain.tally.lose_admin(node);
+                drain.warn_of_cut(cut);
+                concerned.push(drain.sequence);
+            }
+        }
+        for sequence in concerned {
+            self.observe(sequence, now, out);
+        }
+    }
+
+    /// An operator says that the reporters of a node that are not attached are gone for good. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`ForgetError`].
+    pub fn forget(&mut self, node: &str, now: Now) -> Result<(usize, Vec<Effect>), ForgetError> {
+        if self.fleet.node(node).is_none() {
+            return Err(ForgetError::Unknown(node.to_owned()));
+        }
+        let gone = self.fleet.away_from(node);
+        if gone.is_empty() {
+            return Err(ForgetError::Attached(node.to_owned()));
+        }
+        let mut out = Vec::new();
+        let gone: Vec<Gone> = gone
+            .into_iter()
+            .map(|epoch| self.part_with(epoch, &mut out))
+            .collect();
+        self.left(&gone, now, &mut out);
+        out.push(Effect::FleetChanged);
+        out.extend(self.keep_fleet());
+        Ok((gone.len(), out))
+    }
+
+    fn part_with(&mut self, epoch: Epoch, out: &mut Vec<Effect>) -> Gone {
+        self.answers_no_more(epoch, out);
+        (epoch, self.fleet.leave(epoch))
     }
 
     fn answers_no_more(&mut self, epoch: Epoch, out: &mut Vec<Effect>) {
@@ -60,29 +145,27 @@ impl Core {
     }
 
     /// No drain waits for these any longer.
-    fn left(&mut self, epochs: &[Epoch], now: Now, out: &mut Vec<Effect>) {
+    fn left(&mut self, gone: &[Gone], now: Now, out: &mut Vec<Effect>) {
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut() {
-            let members: Vec<Epoch> = epochs
-                .iter()
-                .copied()
-                .filter(|epoch| drain.tally.has(*epoch))
-                .collect();
+            let members: Vec<&Gone> = gone.iter().filter(|(epoch, _)| drain.tally.has(*epoch)).collect();
             if members.is_empty() {
                 continue;
             }
             if drain.machine.is_ended() {
-                for epoch in members {
-                    drain.tally.remove(epoch);
+                for (epoch, _) in members {
+                    drain.tally.remove(*epoch);
                 }
                 continue;
             }
-            let cut: u64 = members.into_iter().map(|epoch| drain.tally.leave(epoch)).sum();
-            if cut > 0 {
-                drain.warn(format!(
-                    "an Envoy in its scope ended with requests in flight, which it cut: {cut} by its last report"
-                ));
-            }
+            let scope = &drain.scope;
+            let leave = |(epoch, last): &Gone| {
+                let counts = last.iter().flat_map(|reporter| scope.counts(reporter));
+                let in_flight = counts.map(|(_, [in_flight, ..])| in_flight);
+                drain.tally.leave(*epoch, in_flight.fold(0, u64::saturating_add))
+            };
+            let cut = members.into_iter().map(leave).fold(0, u64::saturating_add);
+            drain.warn_of_cut(cut);
             concerned.push(drain.sequence);
         }
         for sequence in concerned {

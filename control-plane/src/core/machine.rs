@@ -10,7 +10,8 @@
 //!                               ^---------------------------------'
 //!
 //!   any state but Ended: the deadline passes -> Ended(timed out); cancel -> Ended(cancelled)
-//!   Ended(drained | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a later
+//!   Ended(drained) is Ended(cut) where an Envoy ended with requests in flight meanwhile.
+//!   Ended(drained | cut | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a later
 //!   drain of the same scope holds. One that closes nothing holds nothing.
 //! ```
 //! A reporter whose last word was zero may have died since; so at the end of the quiet period everybody is asked
@@ -35,6 +36,8 @@ pub enum Outcome {
     TimedOut,
     /// A caller ended it.
     Cancelled,
+    /// Nothing is left, because an Envoy ended with requests in flight.
+    Cut,
 }
 
 /// Whether the listeners of an ended drain go on closing.
@@ -77,6 +80,8 @@ pub struct Observation {
     pub unknown: usize,
     /// Reporters that have not answered since the last [`Effect::Confirm`].
     pub unconfirmed: usize,
+    /// Requests that were cut since the drain began, by Envoys that ended.
+    pub cut: u64,
 }
 
 /// What happens to a drain.
@@ -115,6 +120,8 @@ pub struct Machine {
     closing_since: Option<Instant>,
     /// Requests known to be in flight when last observed.
     in_flight: u64,
+    /// Requests known to be cut when last observed.
+    cut: u64,
     state: State,
 }
 
@@ -128,6 +135,7 @@ impl Machine {
             started: now,
             closing_since: None,
             in_flight: 0,
+            cut: 0,
             state: State::Announced,
         };
         let mut effects = machine.handle(Event::Tick, now);
@@ -151,6 +159,7 @@ impl Machine {
             started,
             closing_since,
             in_flight: 0,
+            cut: 0,
             state,
         }
     }
@@ -170,6 +179,7 @@ impl Machine {
             started,
             closing_since,
             in_flight: 0,
+            cut: 0,
             state: State::Ended { outcome, at, hold },
         }
     }
@@ -232,7 +242,7 @@ impl Machine {
     }
 
     fn observed(&mut self, seen: Observation, state: State, now: Instant) -> Vec<Effect> {
-        self.in_flight = seen.in_flight;
+        (self.in_flight, self.cut) = (seen.in_flight, seen.cut);
         let zero = seen.in_flight == 0 && seen.unknown == 0 && self.policy.evidence != Evidence::Delay;
         match state {
             State::Announced | State::Ended { .. } => Vec::new(),
@@ -275,9 +285,13 @@ impl Machine {
     }
 
     fn end(&mut self, outcome: Outcome, now: Instant) -> Vec<Effect> {
+        let outcome = match outcome {
+            Outcome::Drained if self.cut > 0 => Outcome::Cut,
+            outcome => outcome,
+        };
         let hold = match (outcome, self.policy.on_timeout) {
             (Outcome::Cancelled, _) | (Outcome::TimedOut, OnTimeout::Abort) => Hold::Released,
-            (Outcome::Drained, _) | (Outcome::TimedOut, OnTimeout::Proceed) => self.hold,
+            (Outcome::Drained | Outcome::Cut, _) | (Outcome::TimedOut, OnTimeout::Proceed) => self.hold,
         };
         // A deadline inside the announcement still leaves a drain that holds, so it closes from here on.
         if hold == Hold::Holding {
@@ -367,6 +381,10 @@ impl Machine {
                 outcome: Outcome::Cancelled,
                 ..
             } => v1::Phase::Cancelled,
+            State::Ended {
+                outcome: Outcome::Cut,
+                ..
+            } => v1::Phase::Cut,
         }
     }
 }

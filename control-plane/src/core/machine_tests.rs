@@ -15,8 +15,7 @@ fn seen(in_flight: u64, arrivals: u64) -> Event {
     Event::Observed(Observation {
         in_flight,
         arrivals,
-        unknown: 0,
-        unconfirmed: 0,
+        ..Observation::default()
     })
 }
 
@@ -263,7 +262,7 @@ mod property {
                     }
                     Step::See { in_flight, new, unknown, unconfirmed } => {
                         arrivals += new;
-                        let seen = Observation { in_flight, arrivals, unknown, unconfirmed };
+                        let seen = Observation { in_flight, arrivals, unknown, unconfirmed, cut: 0 };
                         last = Some(seen);
                         machine.handle(Event::Observed(seen), now);
                         if in_flight > 0 || unknown > 0 {
@@ -295,4 +294,29 @@ mod property {
             }
         }
     }
+}
+
+#[test]
+fn a_drain_whose_envoy_ended_with_requests_in_flight_ends_as_cut() {
+    let (mut machine, start) = draining();
+    let cut = Event::Observed(Observation {
+        cut: 3,
+        ..Observation::default()
+    });
+    machine.handle(cut, start);
+    assert_eq!(machine.handle(Event::Tick, start + QUIET), [Effect::Confirm]);
+    machine.handle(cut, start + QUIET);
+    assert_eq!(machine.outcome(), Some((Outcome::Cut, Hold::Holding)));
+    assert_eq!(machine.phase(), v1::Phase::Cut);
+    let (mut late, start) = draining();
+    late.handle(
+        Event::Observed(Observation {
+            cut: 3,
+            in_flight: 1,
+            ..Observation::default()
+        }),
+        start,
+    );
+    late.handle(Event::Tick, start + TIMEOUT);
+    assert_eq!(late.phase(), v1::Phase::TimedOut, "something is left");
 }

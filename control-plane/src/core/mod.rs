@@ -8,6 +8,7 @@
 //! | `tally` | what a drain counts: members and their sums |
 //! | `node` | what one node contributes to them: its reporters, and its Envoy's own count |
 //! | `admins` | what each Envoy says of itself, and the lever `/healthcheck/fail` |
+//! | `endpoints` | admin endpoints before it is known whose they are, and when they do not answer |
 //! | `reading` | what an Envoy says, and how much of it a drain covers |
 //! | `queries` | asks that somebody outside waits for |
 //! | `coverage` | which drains an Envoy's own count concerns, and the names that only Envoys know |
@@ -34,10 +35,11 @@ pub mod blockers;
 mod coverage;
 pub mod drain;
 pub mod drains;
+mod endpoints;
 mod event;
 pub mod fleet;
 mod holding;
-mod leaving;
+pub mod leaving;
 pub mod machine;
 mod node;
 pub mod outstanding;
@@ -56,20 +58,24 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ebb_proto::v1;
 
 pub use event::{Effect, Event};
 
-use admins::{Admin, Silent};
+use admins::Admin;
 use blockers::Inquiries;
 use drain::Drain;
-use fleet::{Epoch, FORGET_AFTER, Fleet};
+use endpoints::Endpoint;
+use fleet::{Epoch, Fleet, Peer, SUCCEEDS_AFTER, StreamId};
 use policies::Policies;
 use queries::Asked;
 use record::{Kept, LeftOut, Record};
+
+/// Between two records of who is attached: each is a write to the disk, and a fleet comes all at once.
+const KEEP_FLEET_EVERY: Duration = Duration::from_millis(100);
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +104,7 @@ pub struct Core {
     /// By node.
     admins: BTreeMap<Arc<str>, Admin>,
     /// By address.
-    silent_admins: BTreeMap<String, Silent>,
+    endpoints: BTreeMap<String, Endpoint>,
     /// Nodes whose Envoy was told to close, also by an earlier control plane, and not yet told to serve.
     pulled_levers: BTreeSet<Arc<str>>,
     /// By the order in which they were started.
@@ -111,8 +117,12 @@ pub struct Core {
     queries: BTreeMap<u64, HashSet<Asked>>,
     /// Asks for blockers.
     inquiries: Inquiries,
+    /// Processes that were seen to end, and until when their streams are listened to.
+    ending: BTreeMap<u64, Instant>,
     /// When to look for reporters that are long gone.
     prune_at: Option<Instant>,
+    /// When the store is told of the reporters that came and went.
+    keep_fleet_at: Option<Instant>,
 }
 
 impl Core {
@@ -132,11 +142,11 @@ impl Core {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_millis();
-        let core = Self {
+        let mut core = Self {
             policies: policies.into(),
             fleet: Fleet::default(),
             admins: BTreeMap::new(),
-            silent_admins: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             pulled_levers: kept.levers.into_iter().map(Arc::from).collect(),
             drains,
             // Greater than any that an earlier control plane got to by counting.
@@ -144,8 +154,13 @@ impl Core {
             ask: 0,
             queries: BTreeMap::new(),
             inquiries: Inquiries::default(),
-            prune_at: Some(now.instant + FORGET_AFTER),
+            ending: BTreeMap::new(),
+            prune_at: Some(now.instant + SUCCEEDS_AFTER),
+            keep_fleet_at: None,
         };
+        for reporter in &kept.reporters {
+            core.fleet.expect(reporter, now.instant);
+        }
         (core, left_out)
     }
 
@@ -156,17 +171,9 @@ impl Core {
             Event::Attached {
                 stream,
                 hello,
+                peer,
                 report,
-            } => {
-                let attached = self.fleet.attach(stream, &hello, now.instant);
-                out.extend(attached.replaced.map(Effect::End));
-                self.fleet.report(stream, report, now.instant);
-                self.prune(Some(&hello.node_id), now, &mut out);
-                self.ask += 1;
-                self.look_at(attached.epoch, now, &mut out);
-                self.send(attached.epoch, now, &mut out);
-                out.push(Effect::FleetChanged);
-            }
+            } => self.attached(stream, &hello, peer, report, now, &mut out),
             Event::Reported { stream, mut report } => {
                 let blockers = std::mem::take(&mut report.blockers);
                 let goodbye = leaving::is_goodbye(&report);
@@ -189,26 +196,72 @@ impl Core {
                     .and_then(|epoch| self.fleet.get(epoch))
                     .is_some_and(|r| r.is_live());
                 if let Some(epoch) = self.fleet.detach(stream, now.instant) {
-                    self.prune_at.get_or_insert(now.instant + FORGET_AFTER);
+                    self.prune_at.get_or_insert(now.instant + SUCCEEDS_AFTER);
                     self.became_unknown(epoch, live, now, &mut out);
-                    let node = self.fleet.get(epoch).map(|reporter| reporter.node.clone());
-                    self.prune(node.as_deref(), now, &mut out);
                 }
             }
-            Event::AdminHeard {
+            Event::AdminHeard { address, result } => self.endpoint_heard(&address, result, now, &mut out),
+            Event::AdminFound {
                 address,
                 node,
-                result,
-            } => self.admin_heard(address, node.as_deref(), result, &mut out),
-            Event::AdminFound { node, started } => self.admin_found(&node, started, now, &mut out),
+                started,
+            } => self.admin_found(&address, &node, started, now, &mut out),
             Event::AdminAnswered { node, ask, reading } => {
                 self.admin_answered(&node, ask, reading, now, &mut out)
             }
             Event::LeverDone { node, close, result } => self.lever_done(&node, close, result, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
+        if !self.ending.is_empty() {
+            self.end_processes(now, &mut out);
+        }
         self.step_admins(now, &mut out);
+        if self.fleet.has_changed() {
+            self.keep_fleet_at.get_or_insert(now.instant + KEEP_FLEET_EVERY);
+        }
         out
+    }
+
+    /// A filter opened a stream.
+    fn attached(
+        &mut self,
+        stream: StreamId,
+        hello: &v1::FilterHello,
+        peer: Option<Peer>,
+        report: v1::FilterReport,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let attached = match self.fleet.attach(stream, hello, peer, now.instant) {
+            Ok(attached) => attached,
+            Err(claim) => {
+                let why = claim.to_string();
+                out.push(Effect::Refuse { stream, why });
+                return;
+            }
+        };
+        out.extend(attached.replaced.map(Effect::End));
+        self.fleet.report(stream, report, now.instant);
+        self.prune(Some(&hello.node_id), now, out);
+        self.ask += 1;
+        self.look_at(attached.epoch, now, out);
+        self.send(attached.epoch, now, out);
+        if !attached.expected.is_empty() {
+            self.prune_at.get_or_insert(now.instant + SUCCEEDS_AFTER);
+        }
+        for other in attached.expected {
+            self.look_at(other, now, out);
+        }
+        out.push(Effect::FleetChanged);
+    }
+
+    /// What the store has to know of the reporters, if there is any.
+    pub fn keep_fleet(&mut self) -> Option<Effect> {
+        self.keep_fleet_at = None;
+        self.fleet.has_changed().then(|| {
+            let (put, gone) = self.fleet.take_changed();
+            Effect::KeepFleet { put, gone }
+        })
     }
 
     fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
@@ -225,8 +278,11 @@ impl Core {
                 .reporters()
                 .any(|(_, reporter)| reporter.stream().is_none())
             {
-                self.prune_at = Some(now.instant + FORGET_AFTER);
+                self.prune_at = Some(now.instant + SUCCEEDS_AFTER);
             }
+        }
+        if self.keep_fleet_at.is_some_and(|at| at <= now.instant) {
+            out.extend(self.keep_fleet());
         }
     }
 
@@ -239,7 +295,7 @@ impl Core {
         out.push(Effect::FleetChanged);
     }
 
-    /// Forgets who is gone, but for those that a running drain counts on.
+    /// Forgets who has a successor, but for those that a running drain counts on.
     fn prune(&mut self, node: Option<&str>, now: Now, out: &mut Vec<Effect>) {
         let drains = &self.drains;
         let counted = |epoch| {
@@ -264,10 +320,17 @@ impl Core {
     pub fn next_deadline(&self) -> Option<Instant> {
         let drains = self.drains.values().filter_map(Drain::next_deadline).min();
         let admins = self.admins.values().filter_map(Admin::next_deadline).min();
-        [self.fleet.next_deadline(), drains, admins, self.prune_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.fleet.next_deadline(),
+            drains,
+            admins,
+            self.prune_at,
+            self.keep_fleet_at,
+            self.ending.values().min().copied(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Tells one reporter what it has to do, and asks for its counts.

@@ -161,7 +161,7 @@ impl Model {
             name: "ingress".to_owned(),
             in_flight: worker.seen,
             started: worker.started[0],
-            marked: 0,
+            ..v1::ListenerCounts::default()
         };
         v1::FilterReport {
             listeners: vec![listener],
@@ -260,6 +260,7 @@ impl Model {
                 self.happen(Event::Attached {
                     stream: StreamId(stream),
                     hello,
+                    peer: None,
                     report,
                 });
             }
@@ -296,6 +297,7 @@ impl Model {
                 self.admins[node].found = true;
                 let started = self.world.now.wall - Duration::from_secs(3600);
                 self.happen(Event::AdminFound {
+                    address: ADMIN.to_owned(),
                     node: NODES[node].to_owned(),
                     started,
                 });

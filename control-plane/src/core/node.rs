@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   Awaited --answer--> Said --answer--> Said        (a question that fails:)
-//!      |                  '--had counted what no reporter does--> Lost --answer--> Said
-//!      '--------------------------------------------> Silent --next confirmation--> Awaited
+//!      '---------------------'-----------------------> Silent --answer--> Said
 //! ```
-//! An Envoy that has not answered has said nothing: that is not zero.
+//! An Envoy that has not answered has said nothing: that is not zero, unless all of its reporters have said goodbye.
+
+use std::collections::BTreeMap;
 
 use super::{machine::Observation, policy::Evidence, tally::MOST};
 
@@ -53,10 +54,8 @@ struct Said {
 enum Word {
     /// It has not answered since the drain began.
     Awaited,
-    /// It did not answer the last question, and had told of nothing that the reporters do not.
+    /// It did not answer the last question.
     Silent,
-    /// It did not answer the last question, and had told of requests that no reporter counts.
-    Lost,
     /// It answered.
     Said(Said),
 }
@@ -83,12 +82,55 @@ struct Hand {
 pub(super) struct Node {
     /// How many reporters it has.
     pub(super) members: usize,
+    /// How many of each of its processes. Several can share a node's id; its admin endpoint is that of one.
+    processes: BTreeMap<u64, usize>,
     /// What they say.
     pub(super) filter: Observation,
+    /// Whether some have left for good.
+    left: bool,
     own: Option<Hand>,
 }
 
 impl Node {
+    /// A reporter of this process is a member.
+    pub(super) fn join(&mut self, process: u64) {
+        self.members += 1;
+        *self.processes.entry(process).or_default() += 1;
+    }
+
+    /// A reporter of this process is none any more.
+    pub(super) fn part(&mut self, process: u64) {
+        self.members = self.members.saturating_sub(1);
+        if let Some(members) = self.processes.get_mut(&process) {
+            *members = members.saturating_sub(1);
+        }
+        self.processes.retain(|_, members| *members > 0);
+    }
+
+    /// A reporter has left for good.
+    pub(super) fn has_been_left(&mut self) {
+        self.left = true;
+    }
+
+    /// Whether its Envoy has ended as far as can be told: its reporters have left, and it does not answer any more.
+    fn is_over(&self) -> bool {
+        let silent = self.own.is_none_or(|own| matches!(own.word, Word::Silent));
+        self.left && self.members == 0 && silent
+    }
+
+    /// Whether several processes are it, so that the count of one Envoy does not stand for all of them.
+    fn is_shared(&self) -> bool {
+        self.processes.len() > 1
+    }
+
+    /// Requests in flight by the last word of its Envoy.
+    pub(super) fn own_in_flight(&self) -> Option<u64> {
+        match self.own?.word {
+            Word::Said(said) => Some(said.in_flight),
+            Word::Awaited | Word::Silent => None,
+        }
+    }
+
     /// Whether there is nobody to tell of it.
     pub(super) fn is_deserted(&self) -> bool {
         self.members == 0 && self.own.is_none()
@@ -108,7 +150,7 @@ impl Node {
     /// Its Envoy told an earlier control plane of what nobody else tells.
     pub(super) fn has_lost_admin(&mut self) {
         self.own = Some(Hand {
-            word: Word::Lost,
+            word: Word::Silent,
             beside: true,
         });
     }
@@ -122,7 +164,7 @@ impl Node {
     pub(super) fn needs_to_be_kept(&self) -> bool {
         self.own.is_some_and(|own| {
             let beyond = matches!(own.word, Word::Said(said) if said.is_beyond());
-            self.members == 0 || own.beside && (beyond || matches!(own.word, Word::Lost))
+            self.members == 0 || own.beside && (beyond || matches!(own.word, Word::Silent))
         })
     }
 
@@ -151,23 +193,14 @@ impl Node {
                     beyond: all_zero.then(|| begun.wrapping_sub(self.filter.arrivals)),
                 })
             }
-            (None, Word::Lost) => Word::Lost,
-            (None, Word::Said(said)) if hand.beside && said.is_beyond() => Word::Lost,
             (None, _) => Word::Silent,
         };
         beyond_before && hand.beside && matches!(hand.word, Word::Said(said) if said.is_beyond())
     }
 
-    /// A confirmation is called for. An Envoy that did not answer is asked once more.
+    /// A confirmation is called for.
     pub(super) fn confirm(&mut self) {
         self.filter.unconfirmed = self.members;
-        if let Some(Hand {
-            word: word @ Word::Silent,
-            ..
-        }) = &mut self.own
-        {
-            *word = Word::Awaited;
-        }
     }
 
     /// What was counted before the drain is dropped.
@@ -184,6 +217,7 @@ impl Node {
         let nobody_tells = Observation { unknown: 1, ..filter };
         match (self.own, by.evidence) {
             (_, Evidence::Delay) => filter,
+            _ if self.is_over() => filter,
             (None, Evidence::Admin) => nobody_tells,
             (Some(_), Evidence::Filter) if self.members == 0 => nobody_tells,
             (Some(own), _) if self.rests_on_own(by) => {
@@ -196,6 +230,7 @@ impl Node {
                 };
                 Observation {
                     in_flight: alone.in_flight.max(known),
+                    unknown: alone.unknown + usize::from(self.is_shared()),
                     ..alone
                 }
             }
@@ -214,7 +249,7 @@ impl Node {
         match by.evidence {
             Evidence::Filter | Evidence::Delay => false,
             Evidence::Admin => true,
-            Evidence::Auto => self.members == 0 || self.filter.unknown > 0 && answers(),
+            Evidence::Auto => self.members == 0 || self.filter.unknown > 0 && !self.is_shared() && answers(),
         }
     }
 
@@ -253,27 +288,26 @@ impl Word {
                 arrivals: filter.arrivals.wrapping_add(said.begun),
                 unknown: usize::from(!has_answered(said.answered, by.told)),
                 unconfirmed: usize::from(!said.confirms(by.confirm)),
+                ..Observation::default()
             },
-            Self::Awaited | Self::Silent | Self::Lost => Observation {
-                in_flight: 0,
+            Self::Awaited | Self::Silent => Observation {
                 arrivals: filter.arrivals,
                 unknown: 1,
                 unconfirmed: 1,
+                ..Observation::default()
             },
         }
     }
 
-    /// What a node contributes whose reporters are all known, and whose Envoy may count more than they do. Where it does
-    /// not answer, they are all there is; unless it had told of more.
+    /// What a node contributes whose reporters are all known, and whose Envoy may count more than they do.
     fn beside(self, filter: Observation, by: Terms) -> Observation {
         let one_more = Observation {
             unconfirmed: filter.unconfirmed.saturating_add(1),
             ..filter
         };
         match self {
-            Self::Silent => filter,
             Self::Awaited => one_more,
-            Self::Lost => Observation {
+            Self::Silent => Observation {
                 unknown: 1,
                 ..one_more
             },
@@ -293,8 +327,7 @@ impl Word {
     /// Whether a question is due while all reporters are at zero.
     fn is_wanted(self, confirm: u64) -> bool {
         match self {
-            Self::Awaited | Self::Lost => true,
-            Self::Silent => false,
+            Self::Awaited | Self::Silent => true,
             Self::Said(said) => said.in_flight > 0 || said.beyond.is_none() || !said.confirms(confirm),
         }
     }

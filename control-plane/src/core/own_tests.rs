@@ -144,16 +144,139 @@ fn requests_between_two_readings_restart_the_quiet_period() {
 }
 
 #[test]
-fn an_admin_that_never_answers_does_not_hold_up_a_whole_node() {
+fn an_admin_that_does_not_answer_is_unknown_until_it_does() {
+    for listeners in [&[][..], &["ingress"]] {
+        let mut world = with_admin(INGRESS);
+        world.start("d", listeners).unwrap();
+        world.report(1, INGRESS);
+        world.admin_says("a", Err("did not answer within 1s".to_owned()));
+        world.wait_for_calls(1000);
+        world.report(1, INGRESS);
+        let drain = world.drain("d");
+        assert_eq!(
+            (drain.phase(), drain.unknown_reporters.len()),
+            (v1::Phase::Draining, 1),
+            "{drain:?}"
+        );
+        assert!(drain.warnings[0].contains("did not answer within 1s"));
+        world.admin_says("a", reading(INGRESS));
+        world.wait_for_calls(200);
+        world.report(1, INGRESS);
+        world.admin_says("a", reading(INGRESS));
+        assert_eq!(world.phase("d"), v1::Phase::Drained);
+    }
+}
+
+#[test]
+fn a_listener_waits_for_what_its_envoy_counts_and_its_filter_does_not() {
     let mut world = with_admin(INGRESS);
+    world.start("d", &["ingress"]).unwrap();
+    world.report(1, INGRESS);
+    for _ in 0..2 {
+        world.admin_says("a", reading(&[("ingress", 1)]));
+        world.wait_for_calls(50);
+    }
+    let drain = world.drain("d");
+    assert_eq!((drain.phase(), drain.in_flight), (v1::Phase::Draining, 1));
+    assert!(
+        drain.warnings[0].contains("have to stand first in http_filters"),
+        "{drain:?}"
+    );
+    world.admin_says("a", reading(INGRESS));
+    assert_eq!(world.phase("d"), v1::Phase::Quiet);
+}
+
+#[test]
+fn an_endpoint_that_has_not_been_reached_is_unknown_until_it_is() {
+    let mut world = World::new();
+    world.core.expect_endpoints([ADMIN.to_owned()]);
+    world.attach(1, "a", 5, 11, INGRESS);
     world.start("d", &[]).unwrap();
     world.report(1, INGRESS);
-    world.wait_for_calls(200);
+    world.happen(Event::AdminHeard {
+        address: ADMIN.to_owned(),
+        result: Err("connection refused".to_owned()),
+    });
+    world.wait_for_calls(1000);
     world.report(1, INGRESS);
+    let drain = world.drain("d");
+    assert_eq!(
+        (drain.phase(), drain.unknown_reporters.len()),
+        (v1::Phase::Draining, 1),
+        "{drain:?}"
+    );
+    assert_eq!(
+        drain.unknown_reporters[0].reason,
+        "the admin endpoint unix:/a.sock does not answer: connection refused"
+    );
+    world.find_admin("a");
+    world.admin_says("a", reading(&[("ingress", 0), ("other", 1)]));
+    assert_eq!(world.drain("d").in_flight, 1);
+    world.wait_for_calls(50);
+    world.admin_says("a", reading(&[("ingress", 0), ("other", 0)]));
     assert_eq!(world.phase("d"), v1::Phase::Quiet);
-    world.admin_says("a", Err("did not answer within 1s".to_owned()));
-    assert_eq!(world.phase("d"), v1::Phase::Drained);
-    assert!(world.drain("d").warnings[0].contains("did not answer within 1s"));
+}
+
+#[test]
+fn an_endpoint_is_waited_for_by_drains_that_it_may_concern_alone() {
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, INGRESS);
+    world.attach(2, "b", 6, 12, INGRESS);
+    world
+        .core
+        .expect_endpoints([ADMIN.to_owned(), "unix:/other".to_owned()]);
+    world.find_admin("a");
+    world
+        .start_with("a", "", &["a"], &[], by(Evidence::Auto))
+        .unwrap();
+    world
+        .start_with("b", "", &["b"], &[], by(Evidence::Auto))
+        .unwrap();
+    world
+        .start_with("filter", "", &[], &[], by(Evidence::Filter))
+        .unwrap();
+    let waits = |id| {
+        let unknown = world.drain(id).unknown_reporters;
+        unknown
+            .iter()
+            .any(|unknown| unknown.reason.contains("unix:/other"))
+    };
+    assert_eq!((waits("a"), waits("b"), waits("filter")), (false, true, false));
+}
+
+#[test]
+fn an_endpoint_whose_envoy_has_ended_takes_one_look() {
+    let mut world = with_admin(INGRESS);
+    world.happen(Event::Detached { stream: StreamId(1) });
+    world.happen(Event::ProcessEnded { process: 5 });
+    world.attach(2, "b", 6, 12, INGRESS);
+    world.start("d", &[]).unwrap();
+    world.report(2, INGRESS);
+    assert_eq!(
+        world.phase("d"),
+        v1::Phase::Draining,
+        "another may have taken its place"
+    );
+    world.happen(Event::AdminHeard {
+        address: ADMIN.to_owned(),
+        result: Err("connection refused".to_owned()),
+    });
+    assert_eq!(world.phase("d"), v1::Phase::Quiet, "{:?}", world.drain("d"));
+}
+
+#[test]
+fn an_envoy_whose_reporters_have_said_goodbye_and_that_does_not_answer_is_over() {
+    let mut world = with_admin(INGRESS);
+    world.start("d", &[]).unwrap();
+    let goodbye = v1::FilterReport {
+        goodbye: true,
+        ..report(INGRESS, 0)
+    };
+    world.report_that(1, goodbye);
+    assert_eq!(world.phase("d"), v1::Phase::Draining, "it has not said so itself");
+    world.wait_for_calls(250);
+    world.admin_says("a", Err("connection refused".to_owned()));
+    assert_eq!(world.phase("d"), v1::Phase::Quiet, "{:?}", world.drain("d"));
 }
 
 #[test]
@@ -272,14 +395,7 @@ fn a_reporter_that_has_answered_nothing_since_the_restart_is_not_known() {
 #[test]
 fn every_change_of_evidence_is_told_and_only_what_is_true() {
     let mut world = with_admin(INGRESS);
-    // Something else to say does not make a filter known that has not answered.
-    world.happen(Event::AdminHeard {
-        address: "unix:/other".to_owned(),
-        node: None,
-        result: Err("refused".to_owned()),
-    });
     world.start("d", &[]).unwrap();
-    assert_eq!(world.drain("d").warnings.len(), 1);
     let mut stream = 1;
     for _ in 0..2 {
         world.wait_for_calls(10);

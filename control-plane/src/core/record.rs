@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use ebb_proto::v1;
 
-use super::report::ReportRecord;
+use super::{fleet::ReporterRecord, report::ReportRecord};
 
 /// A drain of a shutdown: its `request_id` begins so, that the next run knows what a dead one left.
 pub const OF_A_SHUTDOWN: &str = "ebb-shutdown/";
@@ -17,6 +17,8 @@ pub struct Kept {
     pub drains: Vec<Record>,
     /// Nodes whose Envoy was told to close, and not yet told to serve.
     pub levers: Vec<String>,
+    /// The reporters.
+    pub reporters: Vec<ReporterRecord>,
 }
 
 /// A record that was read and makes no sense.
@@ -62,7 +64,7 @@ impl Record {
         }
         let ended = matches!(
             drain.phase(),
-            v1::Phase::Drained | v1::Phase::TimedOut | v1::Phase::Cancelled
+            v1::Phase::Drained | v1::Phase::TimedOut | v1::Phase::Cancelled | v1::Phase::Cut
         );
         if ended && !drain.holding {
             return false;

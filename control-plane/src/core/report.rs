@@ -135,7 +135,8 @@ impl Recorder {
             connections_told: self.told,
             left_in_flight: if ended { drain.in_flight } else { 0 },
             last: self.last.clone(),
-            saved: ended.then(|| saved(elapsed)),
+            // Where requests were cut, nothing was saved.
+            saved: (ended && drain.phase() != v1::Phase::Cut).then(|| saved(elapsed)),
             drain: Some(drain),
         }
     }

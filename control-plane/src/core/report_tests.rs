@@ -26,6 +26,7 @@ impl World {
             in_flight,
             started,
             marked,
+            ..Default::default()
         }];
         let report = v1::FilterReport {
             listeners,

@@ -91,11 +91,11 @@ impl Scope {
         !self.is_upstream() || reporter.counts_upstreams
     }
 
-    /// What a reporter says of what this covers: name, in flight, started, marked.
+    /// What a reporter says of what this covers: name, in flight, started, marked, cut.
     pub(super) fn counts<'a>(
         &'a self,
         reporter: &'a Reporter,
-    ) -> Box<dyn Iterator<Item = (&'a str, [u64; 3])> + 'a> {
+    ) -> Box<dyn Iterator<Item = (&'a str, [u64; 4])> + 'a> {
         if self.is_upstream() {
             // An attempt whose endpoint is not known yet may go to any, so it counts.
             let covers =
@@ -105,7 +105,7 @@ impl Scope {
                     .upstreams
                     .iter()
                     .filter(move |said| covers(&said.address))
-                    .map(|said| (said.address.as_str(), [said.in_flight, said.started, 0])),
+                    .map(|said| (said.address.as_str(), [said.in_flight, said.started, 0, 0])),
             )
         } else {
             Box::new(
@@ -113,7 +113,10 @@ impl Scope {
                     .listeners
                     .iter()
                     .filter(|said| self.has_listener(&said.name))
-                    .map(|said| (said.name.as_str(), [said.in_flight, said.started, said.marked])),
+                    .map(|said| {
+                        let counts = [said.in_flight, said.started, said.marked, said.cut];
+                        (said.name.as_str(), counts)
+                    }),
             )
         }
     }

@@ -8,7 +8,7 @@
 mod leaving;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -33,17 +33,24 @@ struct Count {
     in_flight: u64,
     started: u64,
     marked: u64,
+    cut: u64,
     /// Requests that had ended before: `started - in_flight` of the first report.
     base: u64,
     marked_base: u64,
+    cut_base: u64,
 }
 
 impl Count {
-    /// Requests that ended during the drain, and responses that were told to close.
+    /// Requests that Envoy cut during the drain.
+    fn cut(&self) -> u64 {
+        self.cut.saturating_sub(self.cut_base)
+    }
+
+    /// Requests that finished during the drain, and responses that were told to close.
     fn ended(&self) -> (u64, u64) {
         let begun = self.started.saturating_sub(self.base);
         (
-            begun.saturating_sub(self.in_flight),
+            begun.saturating_sub(self.in_flight).saturating_sub(self.cut()),
             self.marked.saturating_sub(self.marked_base),
         )
     }
@@ -87,6 +94,10 @@ pub struct Tally {
     sums: Observation,
     /// Nodes that go by their Envoy's own count.
     by_own: usize,
+    /// Admin endpoints that concern the drain and have not been reached: nobody knows what their Envoys do.
+    unreached: BTreeSet<String>,
+    /// Requests that were cut by Envoys that ended.
+    cut: u64,
     /// Whether it ever had a member.
     met: bool,
     ended: Ended,
@@ -106,6 +117,8 @@ impl Tally {
             nodes: BTreeMap::new(),
             sums: Observation::default(),
             by_own: 0,
+            unreached: BTreeSet::new(),
+            cut: 0,
             met: false,
             ended: Ended::default(),
         }
@@ -226,6 +239,21 @@ impl Tally {
         self.change(node, |node| node.own_count(ask, own, told))
     }
 
+    /// An admin endpoint that concerns the drain has not been reached: what its Envoy does is unknown.
+    pub fn await_endpoint(&mut self, address: &str) {
+        self.unreached.insert(address.to_owned());
+    }
+
+    /// An admin endpoint was reached, or there is nothing behind it. Whether the drain waited for that.
+    pub fn endpoint_reached(&mut self, address: &str) -> bool {
+        self.unreached.remove(address)
+    }
+
+    /// Admin endpoints that the drain waits for.
+    pub fn unreached(&self) -> impl Iterator<Item = &String> {
+        self.unreached.iter()
+    }
+
     /// Takes in what a reporter in scope last said, or that it has become unknown.
     pub fn update(&mut self, epoch: Epoch, reporter: &Reporter, scope: &Scope) {
         let mut member = self.take(epoch).unwrap_or_else(|| Member {
@@ -240,15 +268,16 @@ impl Tally {
         member.confirmed = member.known && answered(self.terms.confirm);
         if member.known {
             let mut gone: Vec<String> = member.counts.keys().cloned().collect();
-            for (name, [in_flight, started, marked]) in scope.counts(reporter) {
+            for (name, [in_flight, started, marked, cut]) in scope.counts(reporter) {
                 let first = Count {
                     base: started.saturating_sub(in_flight),
                     marked_base: marked,
+                    cut_base: cut,
                     ..Count::default()
                 };
                 let count = member.counts.entry(name.to_owned()).or_insert(first);
                 let before = count.ended();
-                (count.in_flight, count.started, count.marked) = (in_flight, started, marked);
+                (count.in_flight, count.started, count.marked, count.cut) = (in_flight, started, marked, cut);
                 self.ended.add(&member.node, name, before, count.ended());
                 gone.retain(|other| other != name);
             }
@@ -282,7 +311,7 @@ impl Tally {
     fn take(&mut self, epoch: Epoch) -> Option<Member> {
         let member = self.members.remove(&epoch)?;
         self.change(&member.node, |node| {
-            node.members = node.members.saturating_sub(1);
+            node.part(member.process);
             node.filter.in_flight = node.filter.in_flight.saturating_sub(member.in_flight());
             node.filter.arrivals = node.filter.arrivals.wrapping_sub(member.arrivals());
             node.filter.unknown = node.filter.unknown.saturating_sub(usize::from(!member.known));
@@ -296,7 +325,7 @@ impl Tally {
 
     fn put(&mut self, epoch: Epoch, member: Member) {
         self.change(&member.node, |node| {
-            node.members += 1;
+            node.join(member.process);
             node.filter.in_flight = node.filter.in_flight.saturating_add(member.in_flight());
             node.filter.arrivals = node.filter.arrivals.wrapping_add(member.arrivals());
             node.filter.unknown += usize::from(!member.known);
@@ -308,7 +337,13 @@ impl Tally {
 
     /// The sums.
     pub fn observation(&self) -> Observation {
-        self.sums
+        let unreached = self.unreached.len();
+        Observation {
+            unknown: self.sums.unknown + unreached,
+            unconfirmed: self.sums.unconfirmed + unreached,
+            cut: self.cut,
+            ..self.sums
+        }
     }
 
     /// What ended since this was last asked.

@@ -49,6 +49,10 @@ impl Core {
             reporter: String::new(),
             reason: "no filter tells of it, and its Envoy has not answered for itself".to_owned(),
         });
+        let unreached = drain.tally.unreached().map(|address| v1::UnknownReporter {
+            reason: self.why_unreached(address),
+            ..Default::default()
+        });
         v1::Drain {
             id: drain.id.clone(),
             request_id: drain.request_id.clone(),
@@ -58,7 +62,8 @@ impl Core {
             started_at: Some(drain.started_at.into()),
             elapsed: drain.machine.elapsed(now).try_into().ok(),
             in_flight: drain.tally.observation().in_flight,
-            unknown_reporters: unknown_reporters.chain(unknown_nodes).collect(),
+            unknown_reporters: unknown_reporters.chain(unknown_nodes).chain(unreached).collect(),
+            cut: drain.tally.observation().cut,
             listeners: drain.tally.listeners(),
             holding,
             evidence: drain.evidence.into(),

@@ -19,26 +19,29 @@ use crate::{
 /// How often an endpoint is looked for, and looked at for whether it is still the same Envoy.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How often one is looked for that does not answer: drains wait for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
 /// Two starts nearer to each other than this are the same: Envoy tells its uptime in whole seconds.
 const SAME_START: Duration = Duration::from_millis(2500);
 
 /// Looks after one endpoint for as long as the engine is there.
 pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>) {
+    // Forgotten with every failure: what answers after it may be another.
     let mut known: Option<(String, SystemTime)> = None;
-    let mut answered = true;
     loop {
         let answer = admin.identity().await;
         let Some(sender) = requests.upgrade() else { return };
-        if answer.is_ok() != answered {
-            answered = answer.is_ok();
-            let heard = Event::AdminHeard {
-                address: admin.0.to_string(),
-                node: known.as_ref().map(|(node, _)| node.clone()),
-                result: answer.as_ref().map(drop).map_err(ToString::to_string),
-            };
-            if sender.send(Request::Happened(heard)).await.is_err() {
-                return;
-            }
+        let heard = Event::AdminHeard {
+            address: admin.0.to_string(),
+            result: answer.as_ref().map(drop).map_err(ToString::to_string),
+        };
+        if sender.send(Request::Happened(heard)).await.is_err() {
+            return;
+        }
+        let again = if answer.is_ok() { LOOK_EVERY } else { LOOK_AGAIN };
+        if answer.is_err() {
+            known = None;
         }
         let seen = answer.ok().map(|(node, uptime)| {
             let now = SystemTime::now();
@@ -64,7 +67,7 @@ pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>
             }
         }
         drop(sender);
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(again).await;
     }
 }
 

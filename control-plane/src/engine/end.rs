@@ -4,6 +4,7 @@ use ebb_proto::v1;
 use futures::future::join_all;
 
 use super::{Outgoing, task::Task};
+use crate::core::Now;
 
 impl Task {
     /// Takes no longer than a call to an admin endpoint.
@@ -22,6 +23,10 @@ impl Task {
         }
         // Their last command is on its way, and with it the stream ends.
         self.streams.clear();
+        // Who attached last may not have been kept yet.
+        let now = Now::read();
+        let kept = self.core.keep_fleet();
+        self.carry_out(kept.into_iter().collect(), now);
         self.undo_levers().await;
     }
 

@@ -27,16 +27,16 @@ use std::{
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use peers::Peer;
-
 use crate::{
     core::{
         Event,
         drains::{StartError, StartRequest},
-        fleet::StreamId,
+        fleet::{Peer, StreamId},
+        leaving::ForgetError,
         policies::Policies,
         record::Kept,
     },
+    local,
     store::Store,
     supervisor::{admin::Admin, succession::RunRecord},
 };
@@ -57,6 +57,8 @@ pub enum Outgoing {
     Command(v1::FilterCommand),
     /// The end: another stream of the same VM took over.
     Replaced,
+    /// The end: the stream claims to be of another's VM; in words.
+    Refused(String),
     /// The end: the control plane is going away. With the last command, which still holds.
     GoingAway(v1::FilterCommand),
 }
@@ -71,8 +73,10 @@ enum Request {
         stream: StreamId,
         hello: v1::FilterHello,
         report: v1::FilterReport,
-        /// The process at the other end, where the system tells.
+        /// Where it comes from, if the system tells.
         peer: Option<Peer>,
+        /// Whether that is an Envoy itself.
+        is_envoy: bool,
         commands: watch::Sender<Outgoing>,
     },
     Happened(Event),
@@ -87,6 +91,7 @@ enum Request {
     },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
     Cancel(String, oneshot::Sender<Option<v1::Drain>>),
+    Forget(String, oneshot::Sender<Result<usize, ForgetError>>),
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
     Drains(oneshot::Sender<Vec<v1::Drain>>),
     WatchDrain(String, oneshot::Sender<Option<watch::Receiver<v1::Drain>>>),
@@ -115,11 +120,12 @@ impl Engine {
     /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
     pub fn start(policies: Policies, kept: Kept, store: Store, admins: Vec<Admin>) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
+        let addresses = admins.iter().map(|admin| admin.0.to_string()).collect();
+        let task = task::Task::new(policies, kept, store, addresses, requests.downgrade());
+        tokio::spawn(task.run(inbox));
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));
         }
-        let task = task::Task::new(policies, kept, store, requests.downgrade());
-        tokio::spawn(task.run(inbox));
         Self {
             requests,
             streams: Arc::new(AtomicU64::new(1)),
@@ -138,11 +144,13 @@ impl Engine {
     ) -> Result<(StreamId, watch::Receiver<Outgoing>), Gone> {
         let stream = StreamId(self.streams.fetch_add(1, Ordering::Relaxed));
         let (commands, receiver) = watch::channel(Outgoing::Nothing);
+        let is_envoy = matches!(peer, Some(Peer::Local(local)) if local::is_envoy(local));
         self.send(Request::Attach {
             stream,
             hello,
             report,
             peer,
+            is_envoy,
             commands,
         })
         .await?;
@@ -189,6 +197,14 @@ impl Engine {
     /// [`Gone`].
     pub async fn cancel(&self, id: String) -> Result<Option<v1::Drain>, Gone> {
         self.ask(|reply| Request::Cancel(id, reply)).await
+    }
+
+    /// Says that reporters of a node which are not attached are gone for good. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, [`ForgetError`].
+    pub async fn forget_node(&self, node: String) -> Result<Result<usize, ForgetError>, Gone> {
+        self.ask(|reply| Request::Forget(node, reply)).await
     }
 
     /// One drain.

@@ -1,27 +1,26 @@
 //! Which processes of this machine the filters' streams come from, as the system tells of Unix sockets: when one of them has
 //! ended, the Envoy that it was has.
 
-use nix::unistd::{Pid, getpgid};
+use std::collections::BTreeSet;
 
-/// A process at the other end of a Unix socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its pid, in this process's own namespace.
-    pub pid: u32,
-    /// Its process group: a wrapper that started it leads that.
-    pub group: u32,
-}
+use tokio::sync::mpsc;
 
-impl Peer {
-    /// From the credentials of a socket; `None` if the system does not tell, as across pid namespaces.
-    pub fn of(pid: Option<i32>) -> Option<Self> {
-        let pid = pid.filter(|pid| *pid > 0).map(Pid::from_raw)?;
-        // 0 where the leader of the group is in a namespace outside of this one.
-        let group = getpgid(Some(pid)).ok().filter(|group| group.as_raw() > 0);
-        Some(Self {
-            pid: pid.as_raw().unsigned_abs(),
-            group: group.unwrap_or(pid).as_raw().unsigned_abs(),
-        })
+use super::Request;
+use crate::{
+    core::fleet::{Local, Peer, ReporterRecord},
+    local,
+};
+
+/// Watches an Envoy for its end.
+fn watch(local: Local, requests: mpsc::WeakSender<Request>) {
+    let ended = move || {
+        if let Some(sender) = requests.upgrade() {
+            // An engine that is gone needs no word of it.
+            let _ = sender.blocking_send(Request::ProcessEnded { pid: local.pid });
+        }
+    };
+    if let Err(error) = local::when_ended(local, ended) {
+        tracing::warn!(pid = local.pid, %error, "an Envoy cannot be watched for its end");
     }
 }
 
@@ -30,7 +29,7 @@ const REMEMBERED: usize = 256;
 
 #[derive(Debug)]
 struct Met {
-    peer: Peer,
+    peer: Local,
     node: String,
     /// The random number of its Envoy process.
     process: u64,
@@ -41,14 +40,25 @@ struct Met {
 pub(super) struct Peers(Vec<Met>);
 
 impl Peers {
-    /// A stream of this Envoy process came from this peer.
-    pub(super) fn met(&mut self, peer: Peer, node: &str, process: u64) {
+    /// A stream of this Envoy process came from this peer. If it `is_envoy` itself, and does not just pass streams on, it is
+    /// watched for its end.
+    pub(super) fn met(
+        &mut self,
+        peer: Local,
+        is_envoy: bool,
+        node: &str,
+        process: u64,
+        requests: &mpsc::WeakSender<Request>,
+    ) {
         if self
             .0
             .iter()
             .any(|met| met.peer == peer && met.process == process)
         {
             return;
+        }
+        if is_envoy && !self.0.iter().any(|met| met.peer == peer) {
+            watch(peer, requests.clone());
         }
         if self.0.len() >= REMEMBERED {
             self.0.remove(0);
@@ -58,6 +68,37 @@ impl Peers {
             node: node.to_owned(),
             process,
         });
+    }
+
+    /// Takes in what was kept of them. Those of this machine are watched again; returned are the Envoy processes that have
+    /// ended meanwhile.
+    pub(super) fn resume(
+        &mut self,
+        records: &mut [ReporterRecord],
+        requests: &mpsc::WeakSender<Request>,
+    ) -> BTreeSet<u64> {
+        let (boot, place) = (local::boot(), local::place());
+        let mut ended = BTreeSet::new();
+        for record in records {
+            let (Some(kept), Some(Peer::Local(local))) = (&record.local, record.peer()) else {
+                continue;
+            };
+            if boot.is_empty() || !kept.place.starts_with(&boot) {
+                // Processes do not outlive the boot; of an unknown one nothing is known.
+                if !boot.is_empty() {
+                    ended.insert(record.process);
+                }
+                record.local = None;
+            } else if kept.place != place {
+                record.local = None;
+            } else if local::find(kept.pid.cast_signed()).is_none_or(|now| now.started != kept.started) {
+                ended.insert(record.process);
+            } else {
+                let is_envoy = local::is_envoy(local);
+                self.met(local, is_envoy, &record.node, record.process, requests);
+            }
+        }
+        ended
     }
 
     /// The Envoy processes that have ended with that process, or with the last of its group. None if it was the peer of
@@ -78,16 +119,25 @@ impl Peers {
 mod tests {
     use super::*;
 
-    fn peer(pid: u32, group: u32) -> Peer {
-        Peer { pid, group }
+    fn peer(pid: u32, group: u32) -> Local {
+        Local {
+            pid,
+            group,
+            started: 1,
+        }
+    }
+
+    fn met(peers: &mut Peers, peer: Local, node: &str, process: u64) {
+        let (requests, _) = mpsc::channel(1);
+        peers.met(peer, false, node, process, &requests.downgrade());
     }
 
     #[test]
     fn an_envoy_ends_with_its_process_or_with_its_group_and_once() {
         let mut peers = Peers::default();
-        peers.met(peer(7, 7), "a", 70);
-        peers.met(peer(7, 7), "a", 70);
-        peers.met(peer(9, 8), "b", 90);
+        met(&mut peers, peer(7, 7), "a", 70);
+        met(&mut peers, peer(7, 7), "a", 70);
+        met(&mut peers, peer(9, 8), "b", 90);
         assert!(peers.ended(6).is_empty());
         assert_eq!(peers.ended(7), [70]);
         assert!(peers.ended(7).is_empty());
@@ -97,23 +147,16 @@ mod tests {
     #[test]
     fn who_passes_on_the_streams_of_several_nodes_is_none_of_them() {
         let mut peers = Peers::default();
-        peers.met(peer(7, 7), "a", 70);
-        peers.met(peer(7, 7), "b", 90);
+        met(&mut peers, peer(7, 7), "a", 70);
+        met(&mut peers, peer(7, 7), "b", 90);
         assert!(peers.ended(7).is_empty());
     }
 
     #[test]
     fn an_envoy_with_two_kinds_of_vms_is_one() {
         let mut peers = Peers::default();
-        peers.met(peer(7, 7), "a", 70);
-        peers.met(peer(7, 7), "a", 71);
+        met(&mut peers, peer(7, 7), "a", 70);
+        met(&mut peers, peer(7, 7), "a", 71);
         assert_eq!(peers.ended(7), [70, 71]);
-    }
-
-    #[test]
-    fn peers_are_told_by_their_group_and_not_across_namespaces() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(Peer::of(Some(own)).map(|peer| peer.pid), Some(std::process::id()));
-        assert_eq!((Peer::of(Some(0)), Peer::of(None)), (None, None));
     }
 }

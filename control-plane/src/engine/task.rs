@@ -17,7 +17,7 @@ use crate::{
     core::{
         Core, Effect, Event, Now,
         drains::{StartError, StartRequest},
-        fleet::StreamId,
+        fleet::{Peer, StreamId},
         policies::Policies,
         record::{Kept, Record},
     },
@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// After its start the control plane gives filters this long to come back, before it says that a node or listener is
-/// not there. A filter tries again within a second.
-const RETURN_WITHIN: Duration = Duration::from_millis(1500);
+/// not there: those of which nothing is kept. A filter tries again within 5 s, unless it is configured otherwise.
+const RETURN_WITHIN: Duration = Duration::from_secs(6);
 
 /// Somebody who waits for the answers to an ask.
 struct Query {
@@ -82,23 +82,28 @@ impl Task {
         policies: Policies,
         kept: Kept,
         mut store: Store,
+        endpoints: Vec<String>,
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
         let kept_drains = kept.drains.len();
-        let (core, left_out) = Core::new(policies, kept, now);
+        let mut peers = Peers::default();
+        let mut kept = kept;
+        let ended = peers.resume(&mut kept.reporters, &requests);
+        let (mut core, left_out) = Core::new(policies, kept, now);
+        core.expect_endpoints(endpoints);
         store.drop_senseless(&left_out);
         let drains = kept_drains - left_out.len();
         if drains > 0 {
             tracing::info!(drains, "resuming what an earlier control plane left");
         }
-        Self {
+        let mut task = Self {
             core,
             parks_until: now.instant + RETURN_WITHIN,
             parked: Vec::new(),
             requests,
             admins: HashMap::new(),
-            peers: Peers::default(),
+            peers,
             store,
             streams: HashMap::new(),
             drains: HashMap::new(),
@@ -107,7 +112,12 @@ impl Task {
             nodes: watch::Sender::new(Vec::new()),
             show_nodes_at: None,
             queries: HashMap::new(),
+        };
+        for process in ended {
+            let effects = task.core.handle(Event::ProcessEnded { process }, now);
+            task.carry_out(effects, now);
         }
+        task
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
@@ -171,10 +181,12 @@ impl Task {
                 hello,
                 report,
                 peer,
+                is_envoy,
                 commands,
             } => {
-                if let Some(peer) = peer {
-                    self.peers.met(peer, &hello.node_id, hello.process);
+                if let Some(Peer::Local(local)) = peer {
+                    let (node, process) = (&hello.node_id, hello.process);
+                    self.peers.met(local, is_envoy, node, process, &self.requests);
                 }
                 tracing::info!(
                     node = hello.node_id,
@@ -186,6 +198,7 @@ impl Task {
                     Event::Attached {
                         stream,
                         hello,
+                        peer,
                         report,
                     },
                     now,
@@ -214,8 +227,13 @@ impl Task {
             }
             Request::AdminFound { node, started, admin } => {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
-                self.admins.insert(node.clone(), admin);
-                let effects = self.core.handle(Event::AdminFound { node, started }, now);
+                let found = Event::AdminFound {
+                    address: admin.0.to_string(),
+                    node: node.clone(),
+                    started,
+                };
+                self.admins.insert(node, admin);
+                let effects = self.core.handle(found, now);
                 self.carry_out(effects, now);
                 self.start_parked(now);
             }
@@ -235,6 +253,14 @@ impl Task {
                 }
                 _ => drop(reply.send(self.core.drain(&id, now))),
             },
+            Request::Forget(node, reply) => {
+                let forgotten = self.core.forget(&node, now).map(|(reporters, effects)| {
+                    tracing::info!(node, reporters, "forgotten: an operator says that it is gone");
+                    self.carry_out(effects, now);
+                    reporters
+                });
+                let _ = reply.send(forgotten);
+            }
             Request::Drain(id, reply) => {
                 let _ = reply.send(self.core.drain(&id, now));
             }
@@ -336,7 +362,7 @@ impl Task {
         self.show_what_is_due(now);
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
         for effect in effects {
             match effect {
                 Effect::Store(record) => self.store(&record),
@@ -354,6 +380,17 @@ impl Task {
                 Effect::End(stream) => {
                     if let Some(commands) = self.streams.remove(&stream) {
                         commands.send_replace(Outgoing::Replaced);
+                    }
+                }
+                Effect::Refuse { stream, why } => {
+                    tracing::warn!(why, "a filter's stream is refused");
+                    if let Some(commands) = self.streams.remove(&stream) {
+                        commands.send_replace(Outgoing::Refused(why));
+                    }
+                }
+                Effect::KeepFleet { put, gone } => {
+                    if let Err(error) = self.store.keep_fleet(put, &gone) {
+                        tracing::error!(error = format!("{error:#}"), "cannot keep who is attached");
                     }
                 }
                 Effect::DrainChanged { id, phase: true } => {

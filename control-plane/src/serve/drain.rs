@@ -177,7 +177,10 @@ fn follow(views: watch::Receiver<v1::Drain>) -> impl Stream<Item = Result<v1::Wa
             return Some((Err(gone(Gone)), None));
         }
         let drain = views.borrow_and_update().clone();
-        let ended = matches!(drain.phase(), Phase::Drained | Phase::TimedOut | Phase::Cancelled);
+        let ended = matches!(
+            drain.phase(),
+            Phase::Drained | Phase::TimedOut | Phase::Cancelled | Phase::Cut
+        );
         Some((
             Ok(v1::WatchDrainResponse { drain: Some(drain) }),
             (!ended).then_some(views),

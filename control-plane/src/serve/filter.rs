@@ -9,8 +9,9 @@ use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectI
 
 use super::gone;
 use crate::{
-    core::fleet::StreamId,
-    engine::{Engine, Outgoing, Peer},
+    core::fleet::{Peer, StreamId},
+    engine::{Engine, Outgoing},
+    local,
 };
 
 /// The largest report, in bytes: thousands of listeners.
@@ -64,10 +65,14 @@ impl FilterService for Filters {
     }
 }
 
-/// The process at the other end of a Unix socket.
+/// Where a stream comes from: the process at the other end of a Unix socket, or the host of a TCP connection.
 fn peer<T>(request: &Request<T>) -> Option<Peer> {
-    let credentials = request.extensions().get::<UdsConnectInfo>()?.peer_cred?;
-    Peer::of(credentials.pid())
+    if let Some(unix) = request.extensions().get::<UdsConnectInfo>() {
+        // 0 across namespaces of pids.
+        let pid = unix.peer_cred?.pid().filter(|pid| *pid > 0)?;
+        return local::find(pid).map(Peer::Local);
+    }
+    request.remote_addr().map(|address| Peer::Host(address.ip()))
 }
 
 fn checked(hello: Option<FilterHello>) -> Result<FilterHello, Status> {
@@ -199,6 +204,7 @@ fn send_out(
                 Outgoing::Replaced => {
                     Some((Err(Status::aborted("another stream of this VM took over")), None))
                 }
+                Outgoing::Refused(why) => Some((Err(Status::permission_denied(why)), None)),
                 // First the word that it is on purpose; the end of the slot then ends the stream.
                 Outgoing::GoingAway(command) if !last => Some((Ok(command), Some(commands))),
                 _ => Some((Err(gone(crate::engine::Gone)), None)),

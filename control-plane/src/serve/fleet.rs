@@ -7,7 +7,10 @@ use futures::{Stream, stream};
 use tonic::{Request, Response, Status};
 
 use super::gone;
-use crate::engine::{Engine, Gone};
+use crate::{
+    core::leaving::ForgetError,
+    engine::{Engine, Gone},
+};
 
 /// The service.
 #[derive(Debug)]
@@ -31,6 +34,23 @@ impl FleetService for Nodes {
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let nodes = self.engine.nodes().await.map_err(gone)?;
         Ok(Response::new(v1::ListNodesResponse { nodes }))
+    }
+
+    async fn forget_node(
+        &self,
+        request: Request<v1::ForgetNodeRequest>,
+    ) -> Result<Response<v1::ForgetNodeResponse>, Status> {
+        let forgotten = self
+            .engine
+            .forget_node(request.into_inner().node)
+            .await
+            .map_err(gone)?;
+        let reporters = forgotten.map_err(|error| match error {
+            ForgetError::Unknown(_) => Status::not_found(error.to_string()),
+            ForgetError::Attached(_) => Status::failed_precondition(error.to_string()),
+        })?;
+        let reporters = u32::try_from(reporters).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::ForgetNodeResponse { reporters }))
     }
 
     async fn watch_nodes(

@@ -15,7 +15,7 @@ use rustix::{
 };
 use tokio::sync::watch;
 
-use crate::config::AttachTo;
+use crate::{config::AttachTo, local::start_ticks};
 
 /// The system tells when a process was started to the second, and in ticks since its boot.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(2);
@@ -117,14 +117,6 @@ fn read(path: &Path) -> Result<i32, AttachError> {
         Ok(pid) if pid > 1 => Ok(pid),
         _ => Err(AttachError::NoPid(name())),
     }
-}
-
-/// When a process was started, in ticks since the boot of the system; `None` if the system does not tell.
-#[must_use]
-pub fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The 22nd field; the second is a name in brackets, which may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// When a process was started; `None` if the system does not tell.

@@ -183,6 +183,7 @@ fn outcome(drain: &v1::Drain) -> Option<DrainOutcome> {
         Phase::Drained => Some(DrainOutcome::Drained),
         Phase::TimedOut => Some(DrainOutcome::TimedOut(left(drain))),
         Phase::Cancelled => Some(DrainOutcome::Cancelled),
+        Phase::Cut => Some(DrainOutcome::Cut(drain.cut)),
         Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
     }
 }

@@ -4,7 +4,6 @@
 //! looked at, so that a reused pid is never signalled.
 
 use std::{
-    fs,
     os::fd::OwnedFd,
     time::{Duration, Instant, SystemTime},
 };
@@ -15,14 +14,18 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::{
     admin::Admin,
-    attach::{Attached, start_ticks},
+    attach::Attached,
     evidence,
     owing::Envoy,
     process,
     succession::{Effect, Event, ProcessRecord, RunRecord, Succession, Survivor},
     tell::short,
 };
-use crate::{address::Address, config::AttachTo};
+use crate::{
+    address::Address,
+    config::AttachTo,
+    local::{boot, start_ticks},
+};
 
 /// How long a killed process may take to vanish. One that hangs in the kernel must not keep everything from starting.
 const VANISH_WITHIN: Duration = Duration::from_secs(2);
@@ -205,11 +208,4 @@ fn others_of_group(leader: u32) -> Vec<OwnedFd> {
         process::is_of_group(raw, leader).then_some(held)
     });
     members.collect()
-}
-
-/// The boot of the system; empty if it does not tell, and then nothing is known of any process.
-#[must_use]
-pub fn boot() -> String {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    text.trim().to_owned()
 }

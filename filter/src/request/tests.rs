@@ -12,6 +12,8 @@ struct Host {
     address: Option<&'static str>,
     content_type: Option<&'static str>,
     path: Option<&'static str>,
+    port: Option<u32>,
+    end_details: Option<&'static str>,
     hostcalls: Cell<u32>,
 }
 
@@ -43,6 +45,16 @@ impl Look for Host {
         self.asked();
         self.path.map(Into::into)
     }
+
+    fn port(&self) -> Option<u32> {
+        self.asked();
+        self.port
+    }
+
+    fn end_details(&self) -> Option<Vec<u8>> {
+        self.asked();
+        self.end_details.map(Into::into)
+    }
 }
 
 struct Bench {
@@ -54,6 +66,7 @@ impl Bench {
     fn new() -> Self {
         let mut counts = Counts::default();
         let listener = counts.listeners.add("a");
+        listener.note_port(None);
         Self { counts, listener }
     }
 
@@ -93,7 +106,7 @@ fn serving_as_usual_costs_no_hostcall() {
         let mut request = bench.request(false, false);
         request.begin(SERVING, bodiless, &host);
         request.answered(&host);
-        request.end();
+        request.end(SERVING, &host);
     }
     assert_eq!(host.hostcalls.get(), 0);
     assert!(bench.upstreams().is_empty());
@@ -105,9 +118,9 @@ fn a_request_crosses_zero_when_it_is_the_first_or_the_last() {
     let (mut first, mut second) = (bench.request(false, false), bench.request(false, false));
     assert!(first.begin(SERVING, BODILESS, &host).listener.is_some());
     assert!(second.begin(SERVING, BODILESS, &host).is_empty());
-    assert!(first.end().is_empty());
-    assert!(second.end().listener.is_some());
-    assert!(second.end().is_empty(), "once");
+    assert!(first.end(SERVING, &host).is_empty());
+    assert!(second.end(SERVING, &host).listener.is_some());
+    assert!(second.end(SERVING, &host).is_empty(), "once");
 }
 
 #[test]
@@ -115,7 +128,7 @@ fn what_never_became_a_request_counts_nowhere() {
     let (bench, host) = (Bench::new(), Host::of("a:1"));
     let mut request = bench.request(true, true);
     assert!(request.answered(&host).is_empty(), "an answer to no request");
-    assert!(request.end().is_empty());
+    assert!(request.end(SERVING, &host).is_empty());
     assert_eq!((bench.listener.in_flight(), host.hostcalls.get()), (0, 0));
 }
 
@@ -127,7 +140,7 @@ fn with_upstreams_a_request_moves_to_its_endpoint_by_one_hostcall() {
     assert_eq!(bench.upstreams(), [(String::new(), 1)]);
     assert_eq!(addresses(&request.answered(&host)), ["", "a:1"]);
     assert_eq!((bench.in_flight(""), bench.in_flight("a:1")), (0, 1));
-    assert_eq!(addresses(&request.end()), ["a:1"]);
+    assert_eq!(addresses(&request.end(SERVING, &host)), ["a:1"]);
     assert_eq!(bench.in_flight("a:1"), 0);
     assert_eq!(host.hostcalls.get(), 1);
 }
@@ -139,12 +152,12 @@ fn an_answer_of_envoys_own_stays_without_an_endpoint() {
     request.begin(SERVING, BODILESS, &host);
     assert!(request.answered(&host).is_empty());
     assert_eq!(bench.in_flight(""), 1);
-    assert_eq!(addresses(&request.end()), [""]);
+    assert_eq!(addresses(&request.end(SERVING, &host)), [""]);
 }
 
 #[test]
 fn an_attempt_of_a_cluster_counts_from_its_first_byte() {
-    let bench = Bench::new();
+    let (bench, host) = (Bench::new(), Host::default());
     let mut first = bench.attempt();
     assert_eq!(
         addresses(&first.begin(SERVING, BODILESS, &Host::of("a:1"))),
@@ -154,7 +167,7 @@ fn an_attempt_of_a_cluster_counts_from_its_first_byte() {
         first.begin(SERVING, BODILESS, &Host::of("a:1")).is_empty(),
         "once"
     );
-    assert_eq!(addresses(&first.end()), ["a:1"]);
+    assert_eq!(addresses(&first.end(SERVING, &host)), ["a:1"]);
     // The next try is a context of its own.
     let mut second = bench.attempt();
     second.begin(SERVING, BODILESS, &Host::of("b:1"));
@@ -162,7 +175,7 @@ fn an_attempt_of_a_cluster_counts_from_its_first_byte() {
     assert!(second.answered(&silent).is_empty());
     assert_eq!(silent.hostcalls.get(), 0);
     assert_eq!((bench.in_flight("a:1"), bench.in_flight("b:1")), (0, 1));
-    second.end();
+    second.end(SERVING, &host);
     assert_eq!(bench.in_flight("b:1"), 0);
     assert_eq!(bench.listener.in_flight(), 0);
 }
@@ -200,14 +213,15 @@ fn grpc_is_told_where_it_is_worth_a_hostcall() {
         let mut request = bench.request(false, detect_grpc);
         request.begin(serving, bodiless, &host);
         let kind = bench.listener.oldest(1)[0].kind;
-        request.end();
+        request.end(SERVING, &host);
         (kind, host.hostcalls.get())
     };
     assert_eq!(kind(false, SERVING, !BODILESS), (Kind::Unknown, 0));
     assert_eq!(kind(true, SERVING, !BODILESS), (Kind::Grpc, 1));
     assert_eq!(kind(true, SERVING, BODILESS), (Kind::Unknown, 0));
-    assert_eq!(kind(false, !SERVING, !BODILESS), (Kind::Grpc, 1));
-    assert_eq!(kind(false, !SERVING, BODILESS), (Kind::Unknown, 0));
+    // While something drains the port is looked at as well.
+    assert_eq!(kind(false, !SERVING, !BODILESS), (Kind::Grpc, 2));
+    assert_eq!(kind(false, !SERVING, BODILESS), (Kind::Unknown, 1));
 }
 
 #[test]
@@ -232,4 +246,72 @@ fn a_path_is_kept_only_if_that_is_switched_on_and_without_its_query() {
     };
     assert_eq!(kept(false), ("".into(), 0));
     assert_eq!(kept(true), ("/shop/7".into(), 1));
+}
+
+#[test]
+fn a_request_that_envoy_cuts_while_it_drains_is_counted_as_cut() {
+    let bench = Bench::new();
+    let cut_after = |end_details, serving| {
+        let host = Host {
+            end_details,
+            ..Host::default()
+        };
+        let mut request = bench.request(false, false);
+        request.begin(SERVING, BODILESS, &host);
+        request.end(serving, &host);
+        bench.counts.listeners.report()[0].cut
+    };
+    let by_envoy =
+        Some("downstream_local_disconnect(purging_socket_that_have_not_progressed_to_connections)");
+    assert_eq!(cut_after(by_envoy, SERVING), 0, "nobody asks");
+    assert_eq!(cut_after(Some("via_upstream"), !SERVING), 0);
+    assert_eq!(
+        cut_after(Some("downstream_remote_disconnect"), !SERVING),
+        0,
+        "the client left"
+    );
+    assert_eq!(cut_after(None, !SERVING), 0);
+    assert_eq!(cut_after(by_envoy, !SERVING), 1);
+    let host = Host {
+        end_details: by_envoy,
+        ..Host::default()
+    };
+    let mut never = bench.request(false, false);
+    never.end(!SERVING, &host);
+    assert_eq!(
+        bench.counts.listeners.report()[0].cut,
+        1,
+        "what never was a request is not cut"
+    );
+}
+
+#[test]
+fn ports_are_looked_at_once_and_while_something_drains() {
+    let mut counts = Counts::default();
+    let listener = counts.listeners.add("a");
+    let seen = |port, serving| {
+        let host = Host {
+            port: Some(port),
+            ..Host::default()
+        };
+        let plugin = Plugin::Listener {
+            listener: Rc::clone(&listener),
+            upstreams: None,
+            detect_grpc: false,
+            blocker_paths: false,
+        };
+        Request::new(1, Rc::new(plugin)).begin(serving, BODILESS, &host);
+        (host.hostcalls.get(), listener_ports(&counts))
+    };
+    assert_eq!(seen(80, SERVING), (1, vec![80]));
+    assert_eq!(seen(81, SERVING), (0, vec![80]));
+    assert_eq!(seen(81, !SERVING), (1, vec![80, 81]));
+    for port in 100..200 {
+        seen(port, !SERVING);
+    }
+    assert_eq!(listener_ports(&counts).len(), 16);
+}
+
+fn listener_ports(counts: &Counts) -> Vec<u32> {
+    counts.listeners.report()[0].ports.clone()
 }

@@ -3,6 +3,7 @@
 use ebb_proto::v1::FilterReport;
 
 use crate::blockers::Inspection;
+use crate::identity::Process;
 use crate::request::Crossings;
 
 /// What has happened.
@@ -10,12 +11,12 @@ use crate::request::Crossings;
 pub enum Event<'a> {
     /// Time has passed, in the context that owns the stream.
     Tick,
-    /// A stream is there, under this token. `process` is the random number of the Envoy process.
+    /// A stream is there, under this token.
     Opened {
         /// The host's name of the stream.
         token: u32,
-        /// Random number of the Envoy process.
-        process: u64,
+        /// The Envoy process around this VM.
+        process: Process,
     },
     /// The host has no stream to give: it does not know the cluster.
     OpenFailed,
@@ -55,6 +56,13 @@ pub enum Effect {
     Open {
         /// The cluster, as a serialized `GrpcService`.
         grpc_service: String,
+        /// This VM, which takes its place among those of its process.
+        epoch: u64,
+    },
+    /// Take this VM from those of its process: it has said goodbye.
+    Leave {
+        /// The VM.
+        epoch: u64,
     },
     /// Send a report; answer with `SendFailed` if that cannot be done.
     Send {

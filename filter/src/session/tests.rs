@@ -16,6 +16,14 @@ fn wire(duration: Duration) -> Option<prost_types::Duration> {
 }
 
 /// A session with a clock of its own, two listeners, and all that it has logged.
+/// An Envoy process of two VMs, this one among them.
+fn process() -> Process {
+    Process {
+        number: 99,
+        vms: vec![7, 8],
+    }
+}
+
 struct Bench {
     session: Session,
     counts: Counts,
@@ -72,7 +80,13 @@ impl Bench {
 
     fn open(&mut self, token: u32) -> FilterReport {
         assert!(matches!(self.tick_when_due()[..], [Effect::Open { .. }]));
-        sent(self.handle(Event::Opened { token, process: 99 }), token)
+        sent(
+            self.handle(Event::Opened {
+                token,
+                process: process(),
+            }),
+            token,
+        )
     }
 
     fn receive(&mut self, token: u32, command: &FilterCommand) -> Vec<Effect> {
@@ -142,7 +156,13 @@ fn the_first_tick_opens_and_the_first_report_says_hello() {
     let mut bench = Bench::new();
     let effects = bench.handle(Event::Tick);
     let grpc_service = crate::grpc_service::serialize("cp").unwrap();
-    assert_eq!(effects, [Effect::Open { grpc_service }]);
+    assert_eq!(
+        effects,
+        [Effect::Open {
+            grpc_service,
+            epoch: 42
+        }]
+    );
     assert_eq!(
         bench.session.next_deadline(),
         None,
@@ -151,7 +171,7 @@ fn the_first_tick_opens_and_the_first_report_says_hello() {
     let report = sent(
         bench.handle(Event::Opened {
             token: TOKEN,
-            process: 99,
+            process: process(),
         }),
         TOKEN,
     );
@@ -163,6 +183,7 @@ fn the_first_tick_opens_and_the_first_report_says_hello() {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         report_interval: wire(ms(5000)),
         drain_report_interval: wire(ms(500)),
+        vms: vec![7, 8],
     };
     assert_eq!(report.hello, Some(hello));
     assert_eq!((report.generation, report.answers), (0, 0));
@@ -225,7 +246,7 @@ fn reconnects_back_off_up_to_their_bound_and_only_the_first_failure_is_logged() 
         assert!(matches!(bench.tick_when_due()[..], [Effect::Open { .. }]));
         bench.handle(Event::Opened {
             token: attempt,
-            process: 99,
+            process: process(),
         });
         bench.handle(Event::Closed {
             token: attempt,

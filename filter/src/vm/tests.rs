@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::counts::Kind;
+use crate::identity::Process;
 use ebb_proto::v1::{Directive, FilterCommand, FilterReport};
 use prost::Message;
 
@@ -164,7 +165,16 @@ impl Bench {
                 } => {
                     let token = self.next_token;
                     self.next_token += 1;
-                    todo.extend(self.vm.handle(Event::Opened { token, process: 99 }, self.now));
+                    todo.extend(self.vm.handle(
+                        Event::Opened {
+                            token,
+                            process: Process {
+                                number: 99,
+                                vms: Vec::new(),
+                            },
+                        },
+                        self.now,
+                    ));
                 }
                 Action::Stream {
                     owner,

@@ -228,6 +228,7 @@ pub(super) enum Outcome {
     Drained,
     TimedOut,
     Cancelled,
+    Cut,
 }
 
 impl Outcome {
@@ -238,6 +239,7 @@ impl Outcome {
             Phase::Drained => Some(Self::Drained),
             Phase::TimedOut => Some(Self::TimedOut),
             Phase::Cancelled => Some(Self::Cancelled),
+            Phase::Cut => Some(Self::Cut),
             Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
         }
     }
@@ -247,6 +249,7 @@ impl Outcome {
             Self::Drained => Exit::Success,
             Self::TimedOut => Exit::TimedOut,
             Self::Cancelled => Exit::Cancelled,
+            Self::Cut => Exit::Cut,
         }
     }
 }

@@ -30,6 +30,7 @@ pub(crate) struct Ended {
     outcome: Option<Outcome>,
     duration_ms: u64,
     in_flight_at_end: Option<u64>,
+    cut: u64,
     unknown_reporters: usize,
     listeners: Vec<Listener>,
 }
@@ -64,6 +65,7 @@ impl Ended {
             outcome,
             duration_ms: millis(drain.elapsed),
             in_flight_at_end: outcome.map(|_| drain.in_flight),
+            cut: drain.cut,
             unknown_reporters: drain.unknown_reporters.len(),
             listeners: listeners(drain),
         }
@@ -87,6 +89,10 @@ pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
         Outcome::Drained => format!("drain {id} drained in {elapsed}"),
         Outcome::TimedOut => format!("drain {id} timed out after {elapsed}: {}", left(drain)),
         Outcome::Cancelled => format!("drain {id} was cancelled after {elapsed}: {}", left(drain)),
+        Outcome::Cut => format!(
+            "drain {id} ended after {elapsed}: {} cut by an Envoy that ended meanwhile",
+            count(drain.cut, "request")
+        ),
     }];
     lines.extend(table(drain));
     lines.extend(unknown(drain));

@@ -184,6 +184,7 @@ fn end(canvas: &mut Canvas, story: &Story, scale: &Scale) {
         Some(Outcome::Drained) => "drained",
         Some(Outcome::TimedOut) => "timed out",
         Some(Outcome::Cancelled) => "cancelled",
+        Some(Outcome::Cut) => "cut",
         None => "now",
     };
     let x = scale.x(story.elapsed);

@@ -97,6 +97,10 @@ impl Story {
             Some(Outcome::Drained) => format!("drained in {elapsed}"),
             Some(Outcome::TimedOut) => format!("timed out after {elapsed}"),
             Some(Outcome::Cancelled) => format!("was cancelled after {elapsed}"),
+            Some(Outcome::Cut) => format!(
+                "ended after {elapsed} with {} cut",
+                count(self.drain.cut, "request")
+            ),
             None => format!("has run for {elapsed} and is {}", fleet::phase(self.drain.phase)),
         }
     }

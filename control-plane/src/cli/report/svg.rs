@@ -100,7 +100,7 @@ fn cut(text: &str) -> String {
 pub(super) fn colour(story: &Story) -> &'static str {
     match story.outcome {
         Some(Outcome::Drained) => "#1b7f3b",
-        Some(Outcome::TimedOut) => "#c0392b",
+        Some(Outcome::TimedOut | Outcome::Cut) => "#c0392b",
         Some(Outcome::Cancelled) => "#616e7c",
         None => "#1f5fbf",
     }

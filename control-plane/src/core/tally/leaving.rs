@@ -2,28 +2,55 @@
 
 use std::sync::Arc;
 
-use super::Tally;
+use super::{MOST, Tally};
 use crate::core::{fleet::Epoch, node::Node};
 
 impl Tally {
     /// A reporter has left for good, and with it whatever it had in flight: it is waited for no longer, and what it
-    /// counted is kept. Returns what it had in flight by its last word.
-    pub fn leave(&mut self, epoch: Epoch) -> u64 {
+    /// counted is kept. Returns how many requests were cut with it: those that it told of, and those that it had in flight by
+    /// its last word, which is `last_word` where the drain has heard none.
+    pub fn leave(&mut self, epoch: Epoch, last_word: u64) -> u64 {
         let Some(mut member) = self.take(epoch) else {
             return 0;
         };
-        let in_flight = member.counts.values().map(|count| count.in_flight);
-        let in_flight = in_flight.fold(0, u64::saturating_add);
+        let cut = member
+            .counts
+            .values()
+            .map(|count| count.in_flight.saturating_add(count.cut()));
+        let cut = cut.fold(0, u64::saturating_add);
+        let cut = if member.counts.is_empty() { last_word } else { cut }.min(MOST);
         for count in member.counts.values_mut() {
             count.in_flight = 0;
         }
+        self.change(&member.node, Node::has_been_left);
         self.left.push(member);
-        in_flight
+        self.add_cut(cut);
+        cut
     }
 
-    /// A node's Envoy is gone: its admin endpoint will tell nothing any more.
-    pub fn lose_admin(&mut self, node: &Arc<str>) {
+    /// A node's Envoy is gone: its admin endpoint will tell nothing any more. Returns how many requests were cut that no
+    /// reporter of it counted.
+    pub fn lose_admin(&mut self, node: &Arc<str>) -> u64 {
+        let counted = self.members.values().filter(|member| member.node == *node);
+        let counted = counted.flat_map(|member| member.counts.values());
+        let counted = counted.map(|count| count.in_flight).fold(0, u64::saturating_add);
+        let own = self.nodes.get(node).and_then(Node::own_in_flight);
+        let cut = own.unwrap_or(0).saturating_sub(counted);
         self.change(node, Node::has_no_admin);
+        self.add_cut(cut);
+        cut
+    }
+
+    /// Requests were cut.
+    pub fn add_cut(&mut self, requests: u64) {
+        self.cut = self.cut.saturating_add(requests);
+    }
+
+    /// The nodes of which an Envoy process is a member, or was one.
+    pub fn nodes_of(&self, process: u64) -> impl Iterator<Item = &Arc<str>> {
+        let all = self.members.values().chain(&self.left);
+        all.filter(move |member| member.process == process)
+            .map(|member| &member.node)
     }
 
     /// Whether an Envoy process has a member, or had one that has left.

@@ -17,9 +17,10 @@ use super::Supervisor;
 use crate::{
     address::Address,
     config::{Check, Command, Origin, Process},
+    local::start_ticks,
     supervisor::{
         admin::Admin,
-        attach::{Attached, start_ticks},
+        attach::Attached,
         drains::{DrainRequest, Drains},
         evidence::{self, Left, Proxy},
         handle::Request,

@@ -3,11 +3,11 @@
 use std::time::{Instant, SystemTime};
 
 use super::Supervisor;
+use crate::local::boot;
 use crate::supervisor::{
     drains::Drains,
     machine::{Effect, What},
     succession::{RunRecord, ShutdownRecord},
-    survivors::boot,
 };
 
 /// What was kept last.

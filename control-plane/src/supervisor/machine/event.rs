@@ -117,6 +117,8 @@ pub enum DrainOutcome {
     TimedOut(String),
     /// Cancelled by somebody: the process is stopped without waiting any longer.
     Cancelled,
+    /// Nothing is left, because an Envoy ended with this many requests in flight.
+    Cut(u64),
     /// It could not be run; why, in words.
     Failed(String),
 }
@@ -127,6 +129,7 @@ impl fmt::Display for DrainOutcome {
             Self::Drained => f.write_str("drained"),
             Self::TimedOut(left) => write!(f, "drain timed out: {left}"),
             Self::Cancelled => f.write_str("drain cancelled"),
+            Self::Cut(requests) => write!(f, "an Envoy ended with requests in flight: {requests} cut"),
             Self::Failed(why) => write!(f, "drain failed: {why}"),
         }
     }

@@ -97,7 +97,7 @@ fn the_drain_outlives_its_stream_and_ends_with_its_lease() {
         if let [Effect::Open { .. }] = bench.tick_when_due()[..] {
             bench.handle(Event::Opened {
                 token: 8,
-                process: 99,
+                process: process(),
             });
             bench.handle(Event::Closed { token: 8, status: 14 });
         }

@@ -33,7 +33,7 @@ fn an_announced_end_is_followed_by_an_attempt_soon_and_forgets_earlier_failures(
     // The next one is not there yet: from then on as usual.
     bench.handle(Event::Opened {
         token: 8,
-        process: 99,
+        process: process(),
     });
     bench.handle(Event::Closed { token: 8, status: 14 });
     let wait = bench.session.next_deadline().unwrap() - bench.now;
@@ -104,8 +104,17 @@ fn the_last_words_of_a_vm_are_a_goodbye_only_if_nothing_is_in_flight() {
         .listeners
         .add("a")
         .begin(1, crate::counts::Kind::Unknown);
-    assert!(!sent(bench.handle(Event::Leaving), TOKEN).goodbye);
+    assert!(
+        !sent(bench.handle(Event::Leaving), TOKEN).goodbye,
+        "and stays in the list"
+    );
     drop(request);
-    assert!(sent(bench.handle(Event::Leaving), TOKEN).goodbye);
-    assert!(Bench::new().handle(Event::Leaving).is_empty(), "to nobody");
+    let mut last = bench.handle(Event::Leaving);
+    assert_eq!(last.pop(), Some(Effect::Leave { epoch: 42 }));
+    assert!(sent(last, TOKEN).goodbye);
+    assert_eq!(
+        Bench::new().handle(Event::Leaving),
+        [Effect::Leave { epoch: 42 }],
+        "to nobody"
+    );
 }

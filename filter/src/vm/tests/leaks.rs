@@ -76,6 +76,14 @@ impl Look for Host {
     fn content_type(&self) -> Option<Vec<u8>> {
         None
     }
+
+    fn port(&self) -> Option<u32> {
+        None
+    }
+
+    fn end_details(&self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// What the model knows of a context: where it should count.
@@ -212,7 +220,7 @@ impl World {
 
     fn destroy(&mut self, which: usize) {
         let Some(index) = self.pick(which) else { return };
-        let crossings = self.contexts.swap_remove(index).request.end();
+        let crossings = self.contexts.swap_remove(index).request.end(true, &Host(None));
         self.bench.report(&crossings);
     }
 

@@ -1,0 +1,176 @@
+//! The admin endpoints that are configured, before it is known whose they are, and when they do not answer.
+//!
+//! ```text
+//!   Unreached --answers--> Answering --does not--> Silent --answers--> Answering
+//!                              |                      |
+//!                              '--its Envoy was seen to end--> Ended --answers--> Answering
+//! ```
+//! Whoever is behind an endpoint that has not been reached may have requests that nobody else counts: for drains that it may
+//! concern that is unknown. Of one whose Envoy has ended it takes one look, to see that no other has taken its place.
+
+use std::sync::Arc;
+
+use super::{Core, Effect, Now, admins::pulls_lever, drain::Drain, policy::Evidence};
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// It has not answered since the start.
+    Unreached(String),
+    Answering,
+    /// It does not answer any more; why, in words.
+    Silent(String),
+    Ended,
+}
+
+/// An admin endpoint that is configured.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// Whose it is, if it ever answered.
+    node: Option<Arc<str>>,
+    state: State,
+}
+
+impl Core {
+    /// Admin endpoints that are configured, by their addresses; none of them has been reached.
+    pub fn expect_endpoints(&mut self, addresses: impl IntoIterator<Item = String>) {
+        for address in addresses {
+            let state = State::Unreached("it has not been asked yet".to_owned());
+            self.endpoints.insert(address, Endpoint { node: None, state });
+        }
+    }
+
+    /// An endpoint was looked at.
+    pub(super) fn endpoint_heard(
+        &mut self,
+        address: &str,
+        result: Result<(), String>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(endpoint) = self.endpoints.get_mut(address) else {
+            return;
+        };
+        endpoint.state = match (result, &endpoint.state) {
+            // Whose it is follows, or is known.
+            (Ok(()), State::Unreached(_) | State::Ended) => return,
+            (Ok(()), _) => State::Answering,
+            (Err(error), State::Unreached(_)) => State::Unreached(error),
+            (Err(_), State::Ended) => return self.endpoint_is_over(address, now, out),
+            (Err(error), _) => State::Silent(error),
+        };
+        self.warn_of_silence(address, out);
+    }
+
+    /// It answered, and said whose it is.
+    pub(super) fn endpoint_found(&mut self, address: &str, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
+        let endpoint = Endpoint {
+            node: Some(node.clone()),
+            state: State::Answering,
+        };
+        self.endpoints.insert(address.to_owned(), endpoint);
+        self.endpoint_is_over(address, now, out);
+    }
+
+    /// Drains need not wait for it any longer: they know its Envoy now, or there is none.
+    fn endpoint_is_over(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
+        let waiting = self.drains.values_mut();
+        let waiting: Vec<u64> = waiting
+            .filter_map(|drain| drain.tally.endpoint_reached(address).then_some(drain.sequence))
+            .collect();
+        for sequence in waiting {
+            self.observe(sequence, now, out);
+        }
+    }
+
+    /// The Envoy of a node was seen to end.
+    pub(super) fn endpoints_ended(&mut self, node: &str) {
+        let ended = self.endpoints.values_mut();
+        for endpoint in ended.filter(|endpoint| endpoint.node.as_deref() == Some(node)) {
+            endpoint.state = State::Ended;
+        }
+        self.admins.remove(node);
+    }
+
+    /// Gives a new drain the endpoints that it has to wait for.
+    pub(super) fn await_endpoints(&self, drain: &mut Drain) {
+        for (address, endpoint) in &self.endpoints {
+            if let (true, Some(text)) = (wants(drain), self.silence(address, endpoint, drain)) {
+                drain.warn(text);
+            }
+            if self.is_awaited(endpoint, drain) {
+                drain.tally.await_endpoint(address);
+            }
+        }
+    }
+
+    fn is_awaited(&self, endpoint: &Endpoint, drain: &Drain) -> bool {
+        let by_own_count = matches!(drain.machine.policy().evidence, Evidence::Auto | Evidence::Admin);
+        let may_be = match endpoint.state {
+            State::Unreached(_) | State::Ended => self.may_be_in_scope(endpoint, drain),
+            State::Answering | State::Silent(_) => false,
+        };
+        by_own_count && may_be && !drain.scope.is_upstream() && !drain.machine.is_ended()
+    }
+
+    fn may_be_in_scope(&self, endpoint: &Endpoint, drain: &Drain) -> bool {
+        match &endpoint.node {
+            Some(node) => drain.scope.has_node(node),
+            // Not of a node that has its endpoint.
+            None => {
+                let nodes = &drain.scope.nodes;
+                nodes.is_empty() || nodes.iter().any(|node| !self.admins.contains_key(&**node))
+            }
+        }
+    }
+
+    /// Whether an endpoint that has not been reached may be that of a node.
+    pub(super) fn may_have_endpoint(&self) -> bool {
+        let mut endpoints = self.endpoints.values();
+        endpoints.any(|endpoint| matches!(endpoint.state, State::Unreached(_)))
+    }
+
+    fn warn_of_silence(&mut self, address: &str, out: &mut Vec<Effect>) {
+        let Some(endpoint) = self.endpoints.get(address) else {
+            return;
+        };
+        let concerned = self.drains.values().filter(|drain| wants(drain));
+        let texts: Vec<(u64, String)> = concerned
+            .filter_map(|drain| Some((drain.sequence, self.silence(address, endpoint, drain)?)))
+            .collect();
+        for (sequence, text) in texts {
+            if let Some(drain) = self.drains.get_mut(&sequence) {
+                drain.warn(text);
+                let id = drain.id.clone();
+                out.push(Effect::DrainChanged { id, phase: true });
+            }
+        }
+    }
+
+    /// What a drain is told that has an endpoint in its scope which does not answer.
+    fn silence(&self, address: &str, endpoint: &Endpoint, drain: &Drain) -> Option<String> {
+        let (State::Unreached(error) | State::Silent(error)) = &endpoint.state else {
+            return None;
+        };
+        self.may_be_in_scope(endpoint, drain).then(|| {
+            format!(
+                "the admin endpoint {address} does not answer, so the filter closes, and what only its Envoy counts is \
+                 unknown: {error}"
+            )
+        })
+    }
+
+    /// Why a drain waits for an endpoint.
+    pub(super) fn why_unreached(&self, address: &str) -> String {
+        let error = match self.endpoints.get(address).map(|endpoint| &endpoint.state) {
+            Some(State::Unreached(error) | State::Silent(error)) => error,
+            _ => "its Envoy has ended, and whether another has taken its place is not known yet",
+        };
+        format!("the admin endpoint {address} does not answer: {error}")
+    }
+}
+
+/// Whether a drain is to know of an endpoint that does not answer.
+fn wants(drain: &Drain) -> bool {
+    let wanted = pulls_lever(drain) || drain.machine.policy().evidence == Evidence::Admin;
+    !drain.machine.is_ended() && wanted
+}
