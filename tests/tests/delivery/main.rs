@@ -1,5 +1,6 @@
 //! An Envoy under `ebb run` is stopped only when its clients have what it has sent them: slow readers, who count their bytes.
 
+mod mirrors;
 mod readers;
 mod world;
 

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::readers::{self, Asked, Pace};
 
-const POLICY_ENGINE: &str = env!("CARGO_BIN_EXE_policy-engine");
+pub(crate) const POLICY_ENGINE: &str = env!("CARGO_BIN_EXE_policy-engine");
 
 /// How many read at the same time.
 const READERS: usize = 10;
