@@ -44,8 +44,11 @@ pub const CAPABILITIES: [&str; 27] = [
 
 /// The closer: sees the filter's mark, removes it and has Envoy close the connection. Its matcher lets Envoy enter Lua
 /// for marked responses only.
-const CLOSER: &str = r#"# Closes the connection of a response that the filter has marked. It stands first because responses pass the filters
-# from the last to the first, and Lua is entered for marked responses only.
+const CLOSER: &str = r#"# These two stand first, in this order, before ext_authz and all others: a request that an earlier filter holds is not
+# counted, and what an earlier filter answers (a 403, a CORS preflight, a 429) does not tell its client to close.
+#
+# Closes the connection of a response that the filter has marked. It stands before the filter because responses pass the
+# filters from the last to the first; swapped, the mark reaches the client. Lua is entered for marked responses only.
 - name: ebb_closer
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher
@@ -110,8 +113,8 @@ pub struct Fragment<'a> {
 }
 
 impl Fragment<'_> {
-    /// YAML with the keys `http_filters`, to be put before the router filter, and `clusters`; with `upstreams` also
-    /// `upstream_http_filters`, for the clusters whose endpoints are to be counted exactly.
+    /// YAML with the keys `http_filters`, to be put first into those of the listener, and `clusters`; with `upstreams`
+    /// also `upstream_http_filters`, for the clusters whose endpoints are to be counted exactly.
     #[must_use]
     pub fn render(&self) -> String {
         let upstream_filters = if self.upstreams {

@@ -36,4 +36,5 @@ mod host;
 mod hostcalls;
 
 /// Response header that tells the closer, the next filter on the way out, to close the connection and to remove it.
+/// The closer stands right before this filter in `http_filters`, and both before all other filters.
 pub const MARK: &str = "x-ebb-close";

@@ -50,7 +50,7 @@ fn plain(upstream: &Upstream) -> Value {
     })
 }
 
-/// Puts the printed filters before the router and the printed clusters beside the others.
+/// Puts the printed filters first, as it says, and the printed clusters beside the others.
 fn paste(mut bootstrap: Value, printed: &str) -> Result<Value> {
     let printed: Value = serde_yaml_ng::from_str(printed).context("`ebb envoy-config` prints YAML")?;
     let list = |key: &str| -> Result<Vec<Value>> {

@@ -95,13 +95,25 @@ impl Client {
         &self,
         answer: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CallError> {
-        match timeout(CALL_TIMEOUT, answer).await {
+        self.call_within(CALL_TIMEOUT, answer).await
+    }
+
+    /// As [`Client::call`], for an answer that may take longer than others.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub(crate) async fn call_within<T>(
+        &self,
+        bound: Duration,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CallError> {
+        match timeout(bound, answer).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
             Err(_) => Err(CallError::Unavailable(format!(
                 "the control plane at {} did not answer within {}s",
                 self.address,
-                CALL_TIMEOUT.as_secs()
+                bound.as_secs()
             ))),
         }
     }

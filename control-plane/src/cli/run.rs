@@ -33,6 +33,7 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 The environment variable EBB_GRACE_PERIOD overrides [shutdown] grace_period: the time until the orchestrator kills.
+The last line of the log says which requests a shutdown cut, as a warning if there were any.
 What processes print is passed on with their name before each line; with --log-format json as an object per line.
 
 Exit codes:

@@ -12,7 +12,7 @@ use crate::address::Address;
 
 /// Stop the processes of `ebb run` in order, drain included
 ///
-/// The same as SIGTERM to `ebb run`, which ends once every process has.
+/// The same as SIGTERM to `ebb run`, which ends once every process has. The last line with --wait says what was cut.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

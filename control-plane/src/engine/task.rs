@@ -25,9 +25,13 @@ use crate::{
     supervisor::admin::Admin,
 };
 
-/// After its start the control plane gives filters this long to come back, before it says that a node or listener is
-/// not there: those of which nothing is kept. A filter tries again within 5 s, unless it is configured otherwise.
+/// After its start the control plane gives filters of which nothing is kept this long to come back, before it says that
+/// nobody is attached. A filter tries again within 5 s, unless it is configured otherwise.
 const RETURN_WITHIN: Duration = Duration::from_secs(6);
+
+/// The same once somebody is attached or expected, before it says that a node or listener is not there: that is a
+/// mistyped name more often than not.
+const NAMED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Somebody who waits for the answers to an ask.
 struct Query {
@@ -52,13 +56,15 @@ struct Parked {
     request: StartRequest,
     /// Whether the filters have been asked on its account.
     asked: bool,
+    /// Until when it waits for what it names.
+    until: Instant,
     reply: oneshot::Sender<Result<v1::Drain, StartError>>,
 }
 
 pub(super) struct Task {
     pub(super) core: Core,
-    /// Until when drains are parked of which the scope is not there.
-    parks_until: Instant,
+    /// When filters began to come back.
+    started: Instant,
     parked: Vec<Parked>,
     /// To itself, for what it has others do.
     requests: mpsc::WeakSender<Request>,
@@ -99,7 +105,7 @@ impl Task {
         }
         let mut task = Self {
             core,
-            parks_until: now.instant + RETURN_WITHIN,
+            started: now.instant,
             parked: Vec::new(),
             requests,
             admins: HashMap::new(),
@@ -160,7 +166,7 @@ impl Task {
 
     fn next_deadline(&self) -> Option<Instant> {
         let query = self.queries.values().map(|query| query.until).min();
-        let parked = (!self.parked.is_empty()).then_some(self.parks_until);
+        let parked = self.parked.iter().map(|parked| parked.until).min();
         [
             self.core.next_deadline(),
             self.show_drains_at,
@@ -241,6 +247,7 @@ impl Task {
                 Parked {
                     request: *request,
                     asked: false,
+                    until: now.instant,
                     reply,
                 },
                 now,
@@ -303,11 +310,16 @@ impl Task {
 
     fn start(&mut self, wanted: Parked, now: Now) {
         match self.core.start(wanted.request.clone(), now) {
-            Err(
-                StartError::NobodyAttached
-                | StartError::UnknownNode { .. }
-                | StartError::UnknownListener { .. },
-            ) if now.instant < self.parks_until => self.parked.push(wanted),
+            Err(StartError::NobodyAttached) if now.instant < self.started + RETURN_WITHIN => {
+                let until = self.started + RETURN_WITHIN;
+                self.parked.push(Parked { until, ..wanted });
+            }
+            Err(StartError::UnknownNode { .. } | StartError::UnknownListener { .. })
+                if now.instant < self.started + NAMED_WITHIN =>
+            {
+                let until = self.started + NAMED_WITHIN;
+                self.parked.push(Parked { until, ..wanted });
+            }
             // What there is is known by reports, of which the last may be seconds old, and by Envoys, if they are asked.
             Err(StartError::UnknownUpstream { .. } | StartError::UnknownListener { .. }) if !wanted.asked => {
                 let asked = self.core.query_names(now);
@@ -356,7 +368,7 @@ impl Task {
         for ask in late {
             self.answer(ask, now);
         }
-        if self.parks_until <= now.instant {
+        if self.parked.iter().any(|parked| parked.until <= now.instant) {
             self.start_parked(now);
         }
         self.show_what_is_due(now);
@@ -433,10 +445,16 @@ impl Task {
     /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.
     fn store(&mut self, record: &Record) {
         let Some(drain) = &record.drain else { return };
+        // A drain that runs is kept when it begins, and nobody has answered by then: 0 would say that nothing is in flight.
+        let running = matches!(
+            drain.phase(),
+            v1::Phase::Announced | v1::Phase::Draining | v1::Phase::Quiet
+        );
         tracing::info!(
             drain = drain.id,
             phase = drain.phase().as_str_name(),
-            in_flight = drain.in_flight,
+            in_flight = (!running).then_some(drain.in_flight),
+            unknown = (!running).then_some(drain.unknown_reporters.len()),
             "drain"
         );
         if let Err(error) = self.store.put(record) {

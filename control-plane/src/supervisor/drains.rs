@@ -1,10 +1,15 @@
 //! The drains of a shutdown, run by the control plane's own engine.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ebb_proto::v1::{self, Phase};
+use tokio::sync::watch;
 
-use super::{machine::DrainOutcome, succession::RunRecord};
+use super::{
+    cut::{Follow, Following, Left, Remains},
+    machine::DrainOutcome,
+    succession::RunRecord,
+};
 use crate::{
     core::{
         drains::StartRequest,
@@ -16,6 +21,9 @@ use crate::{
 
 /// A drain ends this much before its bound, so that its own account of what is left comes in time.
 const ANSWER_WITHIN: Duration = Duration::from_millis(20);
+
+/// Between two lines in the log on what a drain waits for. Should this process be killed, the last of them tells.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// How long it may take to keep something.
 const KEEP_WITHIN: Duration = Duration::from_secs(1);
@@ -58,11 +66,12 @@ impl Drains {
         self.quiet_period
     }
 
-    /// Runs a drain to its end. Dropping the future leaves it running: its listeners go on closing.
+    /// Runs a drain to its end, and says meanwhile what is left. Dropping the future leaves it running: its listeners go on
+    /// closing, and what is left is still said.
     ///
     /// # Errors
     /// It cannot be started, in words: nothing is known of these listeners.
-    pub async fn run(&self, request: DrainRequest) -> Result<DrainOutcome, String> {
+    pub async fn run(&self, request: DrainRequest, left: &Left) -> Result<DrainOutcome, String> {
         let (id, request_id) = fresh_ids(&request.process);
         let start = StartRequest {
             request_id,
@@ -78,14 +87,11 @@ impl Drains {
         let gone = |Gone| Gone.to_string();
         let started = self.engine.start_drain(start).await.map_err(gone)?;
         started.map_err(|error| error.to_string())?;
-        let Some(mut views) = self.engine.watch_drain(id).await.map_err(gone)? else {
+        let Some(views) = self.engine.watch_drain(id).await.map_err(gone)? else {
             return Err("the drain is not known any more".to_owned());
         };
-        let ended = views
-            .wait_for(|drain| outcome(drain).is_some())
-            .await
-            .map_err(|_| gone(Gone))?;
-        outcome(&ended).ok_or_else(|| gone(Gone))
+        let following = tokio::spawn(follow(views, request.process, left.follows()));
+        following.await.ok().flatten().ok_or_else(|| gone(Gone))
     }
 
     /// Releases the drains of the shutdown that has ended. Those of a run that died were released before this one served.
@@ -96,7 +102,7 @@ impl Drains {
         let ours = drains
             .into_iter()
             .filter(|drain| drain.request_id.starts_with(OF_A_SHUTDOWN));
-        for drain in ours.filter(|drain| drain.holding || outcome(drain).is_none()) {
+        for drain in ours.filter(|drain| drain.holding || !is_over(drain)) {
             // Gone is released as well.
             let _ = self.engine.cancel(drain.id).await;
         }
@@ -121,7 +127,7 @@ impl Drains {
         let drains = self.engine.drains().await.ok()?;
         let drain = drains
             .into_iter()
-            .find(|drain| drain.holding || outcome(drain).is_none())?;
+            .find(|drain| drain.holding || !is_over(drain))?;
         let listeners = drain.scope.map(|scope| scope.listeners).unwrap_or_default();
         let what = if listeners.is_empty() {
             "every listener".to_owned()
@@ -155,6 +161,34 @@ impl Drains {
     }
 }
 
+/// Follows a drain to its end; `None` = nobody tells of it any more.
+async fn follow(
+    mut views: watch::Receiver<v1::Drain>,
+    process: String,
+    left: Following,
+) -> Option<DrainOutcome> {
+    let mut follow = Follow::default();
+    let mut log_at = Instant::now();
+    loop {
+        let view = views.borrow_and_update().clone();
+        let remains = follow.next(&view);
+        let ended = outcome(&view, &remains);
+        let text = remains.text();
+        left.set(match ended {
+            Some(DrainOutcome::Drained) => Remains::default(),
+            _ => remains,
+        });
+        if ended.is_some() {
+            return ended;
+        }
+        if !text.is_empty() && Instant::now() >= log_at {
+            tracing::info!(process, "waiting for its requests to end: {text}");
+            log_at = Instant::now() + LOG_EVERY;
+        }
+        views.changed().await.ok()?;
+    }
+}
+
 /// The id of a new drain, and its request id. Drains are kept over many shutdowns, and one that took the request id of
 /// another would join it: so both are as good as unique. A request id has a bound, which the name of a process has not.
 fn fresh_ids(process: &str) -> (String, String) {
@@ -178,45 +212,26 @@ fn policy(request: &DrainRequest) -> PolicyOverrides {
     }
 }
 
-fn outcome(drain: &v1::Drain) -> Option<DrainOutcome> {
+fn is_over(drain: &v1::Drain) -> bool {
+    outcome(drain, &Remains::default()).is_some()
+}
+
+/// How a drain has ended with this left; `None` = it has not.
+fn outcome(drain: &v1::Drain, remains: &Remains) -> Option<DrainOutcome> {
     match drain.phase() {
         Phase::Drained => Some(DrainOutcome::Drained),
-        Phase::TimedOut => Some(DrainOutcome::TimedOut(left(drain))),
+        Phase::TimedOut => Some(DrainOutcome::TimedOut(timed_out(remains))),
         Phase::Cancelled => Some(DrainOutcome::Cancelled),
         Phase::Cut => Some(DrainOutcome::Cut(drain.cut)),
         Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
     }
 }
 
-fn left(drain: &v1::Drain) -> String {
-    let listeners = drain.listeners.iter().filter(|listener| listener.in_flight > 0);
-    let mut parts: Vec<String> = listeners
-        .map(|listener| {
-            format!(
-                "{} in flight on {} of {}",
-                listener.in_flight, listener.name, listener.node
-            )
-        })
-        .collect();
-    // Envoy's own count is of no listener that a filter has named.
-    let named: u64 = drain.listeners.iter().map(|listener| listener.in_flight).sum();
-    match drain.in_flight.saturating_sub(named) {
-        0 => {}
-        others if parts.is_empty() => parts.push(format!("{others} in flight")),
-        others => parts.push(format!("{others} more in flight")),
-    }
-    parts.extend(drain.unknown_reporters.iter().map(|unknown| {
-        let v1::UnknownReporter {
-            node,
-            reporter,
-            reason,
-        } = unknown;
-        format!("reporter {reporter} of {node} unknown ({reason})")
-    }));
-    if parts.is_empty() {
-        "nothing was left, but it was not yet quiet for long enough".to_owned()
-    } else {
-        parts.join(", ")
+/// In words, what a drain that ended in the state of this view had left.
+fn timed_out(remains: &Remains) -> String {
+    match remains.text() {
+        text if text.is_empty() => "nothing was left, but it was not yet quiet for long enough".to_owned(),
+        text => text,
     }
 }
 
@@ -250,7 +265,10 @@ mod tests {
             listeners: vec![listener("ingress", 2), listener("internal", 0)],
             ..v1::Drain::default()
         };
-        let text = |drain: &v1::Drain| outcome(drain).expect("ended").to_string();
+        let text = |drain: &v1::Drain| {
+            let remains = Follow::default().next(drain);
+            outcome(drain, &remains).expect("ended").to_string()
+        };
         assert_eq!(text(&drain), "drain timed out: 2 in flight on ingress of edge");
         drain.unknown_reporters.push(v1::UnknownReporter {
             node: "edge".to_owned(),
@@ -263,11 +281,7 @@ mod tests {
         );
         drain.listeners.clear();
         drain.unknown_reporters.clear();
-        assert_eq!(
-            text(&drain),
-            "drain timed out: 2 in flight",
-            "by Envoy's own count"
-        );
+        assert_eq!(text(&drain), "drain timed out: 2 in flight by Envoy's own count");
         drain.in_flight = 0;
         assert_eq!(
             text(&drain),

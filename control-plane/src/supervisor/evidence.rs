@@ -2,9 +2,9 @@
 //! is stopped, it is also looked at for what it still owes its clients.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     admin::{Admin, CALL},
+    cut::{Left, Remains},
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
     owing::{Count, Envoy},
@@ -31,23 +32,6 @@ const UPSTREAM_WITHIN: Duration = Duration::from_secs(5);
 /// How long a drain waits to hear whose an admin endpoint is.
 const WHOSE: Duration = Duration::from_millis(250);
 
-/// What a wait still waits for, in words, for whoever gives it up. All clones are the same.
-#[derive(Clone, Debug, Default)]
-pub struct Left(Arc<Mutex<String>>);
-
-impl Left {
-    /// It is this now.
-    pub fn set(&self, text: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = text;
-    }
-
-    /// In words; empty = nobody said.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// Drains a process.
 pub async fn drain(drains: &Drains, mut request: DrainRequest, envoy: &Envoy, left: &Left) -> DrainOutcome {
     let admin = envoy.admin.as_ref();
@@ -61,7 +45,7 @@ pub async fn drain(drains: &Drains, mut request: DrainRequest, envoy: &Envoy, le
             .map(|(node, _)| node)
             .filter(|node| !node.is_empty());
     }
-    let why = match drains.run(request).await {
+    let why = match drains.run(request, left).await {
         // Where there is an admin endpoint this follows once the listeners are closed.
         Ok(DrainOutcome::Drained) if admin.is_none() => {
             until_quiet(Duration::ZERO, left, || async { Ok(envoy.undelivered().await) }).await;
@@ -87,7 +71,7 @@ pub async fn drain(drains: &Drains, mut request: DrainRequest, envoy: &Envoy, le
                 why,
                 "nothing tells what is in flight: waiting for the drain's timeout"
             );
-            left.set(format!("unknown: {why}"));
+            left.say(format!("unknown: {why}"), Remains::unknown(why));
             std::future::pending().await
         }
     }
@@ -120,25 +104,24 @@ where
         let told = count().await;
         let now = Instant::now();
         match told {
-            Ok(count) => {
-                let on_its_own = count.total == 0 && count.upstream > 0;
-                upstream_since = on_its_own.then(|| upstream_since.unwrap_or(now));
+            Ok(Count { remains, begun }) => {
+                upstream_since = remains.is_its_own().then(|| upstream_since.unwrap_or(now));
                 let given_up = upstream_since.is_some_and(|since| now - since >= UPSTREAM_WITHIN);
-                if count.total > 0 || on_its_own && !given_up {
-                    quiet = None;
-                    left.set(count.left);
-                } else {
-                    let before = quiet.take().filter(|Quiet(_, begun)| *begun == count.begun);
-                    let Quiet(since, _) = quiet.insert(before.unwrap_or(Quiet(now, count.begun)));
+                if remains.is_nothing() || given_up {
+                    let before = quiet.take().filter(|Quiet(_, before)| *before == begun);
+                    let Quiet(since, _) = quiet.insert(before.unwrap_or(Quiet(now, begun)));
                     if now - *since >= quiet_period {
                         return;
                     }
-                    left.set("nothing, but it was not yet quiet for long enough".to_owned());
+                    left.say("nothing, but it was not yet quiet for long enough", remains);
+                } else {
+                    quiet = None;
+                    left.set(remains);
                 }
             }
             Err(why) => {
                 quiet = None;
-                left.set(format!("unknown: {why}"));
+                left.say(format!("unknown: {why}"), left.remains().lost(why));
             }
         }
         sleep(ASK_EVERY).await;
@@ -175,7 +158,7 @@ pub async fn gate_quiet(
     let others = |alive: &Vec<Proxy>| alive.iter().any(|proxy| proxy.name != process);
     let quiet = until_quiet(drains.quiet_period(), left, || {
         let alive = proxies.borrow().clone();
-        async move { gate.towards(&alive).await }
+        async move { gate.towards(&alive).await.map(Count::from) }
     });
     tokio::select! {
         () = quiet => {}
@@ -234,9 +217,8 @@ struct Gate<'g> {
 }
 
 impl Gate<'_> {
-    async fn towards(&self, proxies: &[Proxy]) -> Result<Count, String> {
-        let mut total = 0;
-        let mut left = Vec::new();
+    async fn towards(&self, proxies: &[Proxy]) -> Result<Remains, String> {
+        let mut left: BTreeMap<String, u64> = BTreeMap::new();
         let mut answered = false;
         // Endpoints that no admin endpoint has named so far; one that does not answer may know them all.
         let mut unmatched: BTreeSet<&str> = self.endpoints.iter().map(|one| one.name.as_str()).collect();
@@ -255,10 +237,8 @@ impl Gate<'_> {
                     // Without requests there is nothing upstream either.
                     let filters = self.drains.in_flight(proxy.node.as_deref()).await;
                     let count = filters.map_err(|filters| format!("{}: {why}; {filters}", proxy.name))?;
-                    total += count;
-                    if count > 0 {
-                        left.push(format!("{count} in flight in {}", proxy.name));
-                    }
+                    // Which of them go where is not known.
+                    *left.entry(format!("in {}", proxy.name)).or_default() += count;
                     continue;
                 }
             };
@@ -268,19 +248,17 @@ impl Gate<'_> {
                     continue;
                 };
                 unmatched.remove(endpoint.name.as_str());
-                total += count;
-                if count > 0 {
-                    left.push(format!("{count} in flight towards {}", endpoint.name));
-                }
+                let place = format!("towards {}", endpoint.name);
+                *left.entry(place).or_default() += count;
             }
         }
         for endpoint in unmatched.into_iter().filter(|_| answered) {
             self.warn(endpoint);
         }
-        Ok(Count {
-            total,
-            left: left.join(", "),
-            ..Count::default()
+        left.retain(|_, count| *count > 0);
+        Ok(Remains {
+            towards: left,
+            ..Remains::default()
         })
     }
 

@@ -134,6 +134,12 @@ impl Plan {
         self.grace_period
     }
 
+    /// The bound of the drains; `None` = nothing is drained.
+    pub(super) fn drain_timeout(&self) -> Option<Duration> {
+        let drains = self.processes.iter().filter_map(|process| process.drain);
+        drains.map(|drain| drain.timeout).max()
+    }
+
     /// The name of a process.
     #[must_use]
     pub fn name(&self, id: ProcessId) -> &str {

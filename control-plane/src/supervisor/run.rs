@@ -64,6 +64,14 @@ pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -
     if let Some(health) = health {
         health.abort();
     }
+    // After everything else that is logged: it is what somebody looks for.
+    if let Ok(Ended {
+        verdict: Some(verdict),
+        ..
+    }) = &ended
+    {
+        verdict.log();
+    }
     ended
 }
 

@@ -8,9 +8,11 @@
 //! The wait for traffic ends with the shutdown that the dead run had begun, as far as it had come; every process still has
 //! its own stop timeout.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
+
+use super::tell::short;
 
 /// What a run keeps of itself in the durable store.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -67,6 +69,33 @@ pub struct ShutdownRecord {
     /// Why, in words.
     #[prost(string, tag = "3")]
     pub why: String,
+}
+
+impl ShutdownRecord {
+    /// What to say of a shutdown that did not come to its end, by a successor that finds it now. A shutdown ends within its
+    /// grace period, so whoever killed it did not give it that.
+    #[must_use]
+    pub fn cut_short(&self, now: SystemTime) -> String {
+        let time = |wire: &Option<prost_types::Timestamp>| SystemTime::try_from((*wire)?).ok();
+        let (began, deadline) = (time(&self.began), time(&self.deadline));
+        let since = |began: SystemTime| now.duration_since(began).ok();
+        let grace = began
+            .zip(deadline)
+            .and_then(|(began, end)| end.duration_since(began).ok());
+        let after = began
+            .and_then(since)
+            .filter(|after| grace.is_none_or(|grace| *after < grace));
+        let when = after.map_or_else(
+            || "before its time was over".to_owned(),
+            |after| format!("at most {} after it began", short(after)),
+        );
+        let grace = grace.map_or_else(String::new, |grace| format!(" ({})", short(grace)));
+        format!(
+            "the shutdown of the last run was killed {when}: the orchestrator's time is shorter than the grace period{grace}. \
+             Raise the first (terminationGracePeriodSeconds in Kubernetes, stop_grace_period in Compose, TimeoutStopSec in \
+             systemd) or lower the second (shutdown.grace_period, or EBB_GRACE_PERIOD)"
+        )
+    }
 }
 
 /// A process that a dead run left.

@@ -135,3 +135,27 @@ proptest! {
         prop_assert!(now - start <= ms(bound));
     }
 }
+
+#[test]
+fn a_shutdown_that_did_not_end_was_killed_before_its_time_was_over() {
+    let began = SystemTime::UNIX_EPOCH + ms(1_000_000);
+    let shutdown = ShutdownRecord {
+        began: Some(began.into()),
+        deadline: Some((began + ms(30_000)).into()),
+        why: String::new(),
+    };
+    for (now, says) in [
+        (began + ms(10_020), "was killed at most 10s 20ms after it began: "),
+        // It was found late, or the clock was set: that it had not ended is known all the same.
+        (began + ms(30_000), "was killed before its time was over: "),
+        (began - ms(1), "was killed before its time was over: "),
+    ] {
+        let said = shutdown.cut_short(now);
+        assert!(
+            said.contains(says) && said.contains("the grace period (30s)"),
+            "{said}"
+        );
+    }
+    let said = ShutdownRecord::default().cut_short(began);
+    assert!(said.contains("shorter than the grace period. Raise"), "{said}");
+}

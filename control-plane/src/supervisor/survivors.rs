@@ -47,11 +47,14 @@ pub async fn stop(run: &RunRecord) {
         Vec::new()
     };
     match &run.shutdown {
-        Some(shutdown) => tracing::warn!(
-            why = shutdown.why,
-            alive = held.len(),
-            "the last run died in its shutdown, which goes on"
-        ),
+        Some(shutdown) => {
+            tracing::warn!(
+                why = shutdown.why,
+                alive = held.len(),
+                "the last run died in its shutdown, which goes on"
+            );
+            tracing::warn!("{}", shutdown.cut_short(SystemTime::now()));
+        }
         None if held.is_empty() => {}
         None => tracing::warn!(alive = held.len(), "the last run died: stopping what it left"),
     }

@@ -239,10 +239,13 @@ fn envoy_config_prints_the_two_keys_to_paste() {
     let keys: Vec<&String> = fragment.as_object().expect("a map").keys().collect();
     assert_eq!(keys, ["clusters", "http_filters"]);
     for part in [
+        "# These two stand first, in this order",
         "name: ebb_in\n",
         "path: /run/ebb.sock",
         "filename: /opt/ebb_filter.wasm",
     ] {
         assert!(ended.stdout.contains(part), "{part} in {}", ended.stdout);
     }
+    let help = run(&["envoy-config", "--help"]).stdout;
+    assert!(help.contains("`http_filters` first"), "{help}");
 }

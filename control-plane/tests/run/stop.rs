@@ -1,6 +1,9 @@
 //! The ordered shutdown, as its processes saw it.
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use crate::world::{World, position};
 
@@ -210,6 +213,66 @@ fn a_drain_of_which_nothing_is_known_is_waited_for_until_its_deadline() {
     assert!(
         log.contains("waiting for its requests to end: not in time, going on"),
         "{log}"
+    );
+    // Unknown is not nothing.
+    assert!(
+        last_line(&world).contains(" WARN ")
+            && last_line(&world).contains(": requests may have been cut, and nobody knows how many: "),
+        "{log}"
+    );
+}
+
+fn last_line(world: &World) -> String {
+    let log = world.read("err");
+    log.lines().last().map(str::to_owned).expect("a log")
+}
+
+#[test]
+fn the_last_line_says_what_was_cut_where_somebody_can_tell() {
+    for (keys, says) in [
+        ("gate = [\"127.0.0.1:9\"]", "nothing was cut"),
+        // Nobody has asked, and nobody waits: it is not known.
+        (
+            "drain = {}\ncritical = true",
+            "requests may have been cut, and nobody knows how many: it was serving when proxy ended by itself",
+        ),
+        ("", "exited with code 0"),
+    ] {
+        let mut world = World::new();
+        let config = world.recorder("proxy", keys);
+        world.ready(&config);
+        world.noted("proxy start");
+        if keys.contains("critical") {
+            kill(Pid::from_raw(world.pid_of("proxy")), Signal::SIGKILL).expect("alive");
+            assert_eq!(world.ends(), 137);
+        } else {
+            let followed = world.ebb(&["shutdown", "--wait"]);
+            assert_eq!(world.ends(), 0);
+            let told = String::from_utf8_lossy(&followed.stderr).into_owned();
+            let last = told.lines().last().unwrap_or_default();
+            let cut = keys.contains("gate");
+            assert_eq!(last.contains("nothing was cut"), cut, "{told}");
+        }
+        let line = last_line(&world);
+        assert!(line.ends_with(says), "{line}");
+    }
+}
+
+#[test]
+fn without_a_grace_period_what_served_is_not_said_to_have_finished() {
+    let mut world = World::new();
+    let config = format!(
+        "[shutdown]\ngrace_period = \"0s\"\n{}",
+        world.recorder("proxy", "drain = {}")
+    );
+    world.ready(&config);
+    world.noted("proxy start");
+    world.signal(Signal::SIGTERM);
+    assert_eq!(world.ends(), 0);
+    let line = last_line(&world);
+    assert!(
+        line.contains("requests may have been cut") && line.contains("raise the grace period (0s)"),
+        "{line}"
     );
 }
 

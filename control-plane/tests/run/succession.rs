@@ -3,12 +3,9 @@
 use std::{fs, path::Path};
 
 use ebb::{
+    local::{boot, start_ticks},
     store::Store,
-    supervisor::{
-        attach::start_ticks,
-        succession::{ProcessRecord, RunRecord},
-        survivors::boot,
-    },
+    supervisor::succession::{ProcessRecord, RunRecord},
 };
 use nix::sys::signal::Signal;
 
@@ -77,7 +74,8 @@ fn what_is_left_of_a_run_that_was_killed_is_stopped_in_order_before_the_same_is_
     assert_eq!(world.ends(), 0);
     // After a clean end there is nothing to succeed to.
     world.ready(&config);
-    assert!(!world.read("err").contains("last run"), "{}", world.read("err"));
+    let log = world.read("err");
+    assert!(!log.contains("last run"), "{log}");
     world.signal(Signal::SIGTERM);
     assert_eq!(world.ends(), 0);
 }
@@ -106,6 +104,11 @@ fn a_shutdown_in_which_a_run_was_killed_goes_on() {
     let log = world.read("err");
     assert!(
         log.contains("the last run died in its shutdown, which goes on") && log.contains("received SIGTERM"),
+        "{log}"
+    );
+    assert!(
+        log.contains("the shutdown of the last run was killed at most ")
+            && log.contains("shorter than the grace period (30s)"),
         "{log}"
     );
     // Told once more, as it may never have heard the first.

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::World;
 
-async fn pid_of(world: &World, name: &str) -> Result<Pid> {
+pub(crate) async fn pid_of(world: &World, name: &str) -> Result<Pid> {
     let processes = world.gateway.processes().await?;
     let process = processes.iter().find(|process| process.name == name);
     let pid = process.and_then(|process| i32::try_from(process.pid).ok());

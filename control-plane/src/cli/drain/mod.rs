@@ -174,7 +174,7 @@ pub(crate) fn run(start: &Start) -> Result<Exit, Failure> {
     block_on(async {
         let client = Client::connect(&start.endpoint).await?;
         let answer = client
-            .call(client.drains().start_drain(start.request.clone()))
+            .call_within(START_WITHIN, client.drains().start_drain(start.request.clone()))
             .await?;
         let drain = answer.drain.unwrap_or_default();
         if start.wait {
@@ -184,6 +184,9 @@ pub(crate) fn run(start: &Start) -> Result<Exit, Failure> {
         }
     })
 }
+
+/// A control plane that has just been started waits some seconds for filters to come back before it refuses.
+const START_WITHIN: Duration = Duration::from_secs(10);
 
 fn print_started(format: Format, drain: &Drain) -> Result<Exit, Failure> {
     match format {

@@ -1,19 +1,18 @@
 //! Carrying out what the machine wants of a process: starting, probing, draining, signalling.
 
 use std::{
-    future::Future,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
-use super::Supervisor;
+use super::{
+    Supervisor,
+    answer::{Answer, watch_life},
+};
 use crate::{
     address::Address,
     config::{Check, Command, Origin, Process},
@@ -21,15 +20,15 @@ use crate::{
     supervisor::{
         admin::Admin,
         attach::Attached,
+        cut::{Left, Remains},
         drains::{DrainRequest, Drains},
-        evidence::{self, Left, Proxy},
-        handle::Request,
-        machine::{Event, ExitStatus, ProcessEffect, ProcessEvent},
+        evidence::{self, Proxy},
+        machine::{ExitStatus, ProcessEffect, ProcessEvent},
         output::Stream,
         owing::Envoy,
         plan::{Plan, Planned, ProcessId},
         probe,
-        process::{Child, Children, Life},
+        process::{Child, Children},
         succession::ProcessRecord,
     },
 };
@@ -79,14 +78,15 @@ impl Supervisor {
             run,
             requests: self.requests.clone(),
         };
-        let (node, left) = (process.node.clone(), process.left.clone());
         let envoy = Envoy {
             admin: admin.clone(),
             pid: process.proxy_pid(),
         };
         if effect != ProcessEffect::FailHealth {
-            left.set(String::new());
+            // What was being done may still say something.
+            process.left = Left::default();
         }
+        let (node, left) = (process.node.clone(), process.left.clone());
         match effect {
             ProcessEffect::Spawn => {
                 if let Some(asking) = process.learning.take() {
@@ -111,6 +111,7 @@ impl Supervisor {
                 });
             }
             ProcessEffect::Drain { announce, timeout } => {
+                left.set(Remains::unknown("its filters have not answered".to_owned()));
                 let drains = drains.clone();
                 let request = DrainRequest {
                     process: config.name.clone(),
@@ -130,7 +131,7 @@ impl Supervisor {
                 }));
             }
             ProcessEffect::Close => {
-                left.set("its admin endpoint has not answered".to_owned());
+                left.say("its admin endpoint has not answered", Remains::default());
                 process.chore = Some(answer.after(async move {
                     let closed = match admin {
                         Some(admin) => admin.stop_accepting().await.map_err(|error| error.to_string()),
@@ -240,10 +241,10 @@ impl Supervisor {
             .collect()
     }
 
-    /// What the last wait of a process waited for, in words.
-    pub(super) fn left(&self, id: ProcessId) -> String {
+    /// What the last wait of a process waited for.
+    pub(super) fn left(&self, id: ProcessId) -> Left {
         let process = self.processes.get(id.index());
-        process.map(|process| process.left.text()).unwrap_or_default()
+        process.map(|process| process.left.clone()).unwrap_or_default()
     }
 
     pub(super) fn forward(&self, signal: Signal) {
@@ -299,9 +300,26 @@ impl Supervised {
         }
     }
 
+    /// What its last wait waited for, which is nobody's matter any more.
+    pub(super) fn take_left(&mut self) -> Left {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Whether it has traffic that is waited for.
+    pub(super) fn is_accounted(&self) -> bool {
+        self.is_proxy() || !self.config.gate.is_empty()
+    }
+
+    /// Whether it is a proxy.
+    pub(super) fn is_proxy(&self) -> bool {
+        self.config.drain.is_some()
+    }
+
     /// The pid of a proxy, which leads a group if it was started here.
     pub(super) fn proxy_pid(&self) -> Option<u32> {
-        self.config.drain.as_ref()?;
+        if !self.is_proxy() {
+            return None;
+        }
         match &self.body {
             Body::None => None,
             Body::Child(pid) => Some(*pid),
@@ -314,63 +332,6 @@ impl Supervised {
             Body::None => {}
             Body::Child(pid) => children.signal(*pid, signal),
             Body::Attached(attached) => attached.signal(signal),
-        }
-    }
-}
-
-/// Where the answer to an effect goes.
-#[derive(Clone)]
-struct Answer {
-    id: ProcessId,
-    run: u32,
-    requests: mpsc::Sender<Request>,
-}
-
-impl Answer {
-    fn event(&self, event: ProcessEvent) -> Event {
-        Event::Process(self.id, self.run, event)
-    }
-
-    async fn send(&self, event: ProcessEvent) {
-        // Without a supervisor there is nobody to tell.
-        let _ = self.requests.send(Request::Event(self.event(event))).await;
-    }
-
-    /// Runs something, and answers with what it comes to.
-    fn after(&self, chore: impl Future<Output = ProcessEvent> + Send + 'static) -> JoinHandle<()> {
-        let answer = self.clone();
-        tokio::spawn(async move { answer.send(chore.await).await })
-    }
-}
-
-async fn watch_life(mut life: watch::Receiver<Life>, answer: Answer) {
-    let mut told = false;
-    loop {
-        let now = *life.borrow_and_update();
-        match now {
-            Life::Alive => {}
-            Life::Leftovers(status) if !told => {
-                told = true;
-                answer
-                    .send(ProcessEvent::Exited {
-                        status,
-                        leftovers: true,
-                    })
-                    .await;
-            }
-            Life::Leftovers(_) => {}
-            Life::Gone(_) if told => return answer.send(ProcessEvent::GroupGone).await,
-            Life::Gone(status) => {
-                return answer
-                    .send(ProcessEvent::Exited {
-                        status,
-                        leftovers: false,
-                    })
-                    .await;
-            }
-        }
-        if life.changed().await.is_err() {
-            return;
         }
     }
 }

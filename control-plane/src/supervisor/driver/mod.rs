@@ -1,6 +1,8 @@
 //! The task that drives the machine: it reads the clock, feeds in what happens, and carries out what follows.
 
+mod account;
 mod act;
+mod answer;
 mod keep;
 
 use std::{
@@ -14,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::act::Supervised;
 use super::{
+    cut::{Account, Verdict},
     drains::Drains,
     evidence::Proxy,
     handle::{Handle, Request, Status, Told, report},
@@ -33,12 +36,14 @@ const QUEUE: usize = 1024;
 const CLEAN_UP_MAX: Duration = Duration::from_secs(1);
 
 /// How the run of a supervisor ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// What to exit with.
     pub code: i32,
     /// When everything else of this program has to be over.
     pub until: Instant,
+    /// What was cut, for the last line of the log; `None` where nothing has traffic that is waited for.
+    pub verdict: Option<Verdict>,
 }
 
 /// A supervisor that has not started anything yet. Signals are armed already: none is lost, and none ends this process.
@@ -58,6 +63,7 @@ pub struct Supervisor {
     /// Those that are alive.
     proxies: watch::Sender<Vec<Proxy>>,
     shutdown_began: Option<Instant>,
+    account: Account,
     kept: keep::Kept,
 }
 
@@ -87,6 +93,7 @@ impl Supervisor {
             status: watch::Sender::new(status),
             proxies: watch::Sender::default(),
             shutdown_began: None,
+            account: Account::default(),
             kept: keep::Kept::default(),
         })
     }
@@ -120,26 +127,39 @@ impl Supervisor {
                     self.carry_out(effect, &drains);
                 }
             }
-            self.publish(finished);
             if let Some(code) = finished {
                 break code;
             }
+            self.publish(None);
         };
-        for line in report(&self.status.borrow().shutdown) {
-            tracing::info!("{line}");
-        }
+        self.end(code, &drains).await
+    }
+
+    /// Everything after the last process.
+    async fn end(self, code: i32, drains: &Drains) -> Ended {
         let grace = self.machine.plan().grace_period();
         let clean_up = clean_up(
             self.shutdown_began
                 .map(|began| grace.saturating_sub(began.elapsed())),
         );
         let until = Instant::now() + clean_up;
+        // What is not known by then is told as it was.
+        let _ = tokio::time::timeout(clean_up / 4, self.account.settled()).await;
+        // The last that is told of it.
+        let verdict = self.verdict();
+        if let Some(Verdict { text, severity }) = verdict.clone() {
+            self.tell_all(None, text, severity);
+        }
+        self.publish(Some(code));
+        for line in report(&self.status.borrow().shutdown) {
+            tracing::info!("{line}");
+        }
         // What outlived its process is killed, then the last output is awaited; what is left is for the control plane.
-        self.children.sweep(clean_up / 3).await;
+        self.children.sweep(clean_up / 4).await;
         drains.release().await;
         drains.keep_run(None).await;
-        self.output.flush(clean_up / 3).await;
-        Ended { code, until }
+        self.output.flush(clean_up / 4).await;
+        Ended { code, until, verdict }
     }
 
     /// A proxy that is gone with its whole group has nothing in flight: the drains need not wait for its filters.
@@ -197,7 +217,7 @@ impl Supervisor {
         let process = record.process.map(|id| self.machine.plan().name(id).to_owned());
         let mut text = record.text(self.machine.plan());
         if let (What::WaitTimedOut(_), Some(id)) = (&record.what, record.process) {
-            let left = self.left(id);
+            let left = self.left(id).text();
             if !left.is_empty() {
                 text = format!("{text}; left: {left}");
             }
@@ -211,16 +231,23 @@ impl Supervisor {
         if matches!(record.what, What::ShutdownBegan(_)) {
             self.shutdown_began = Some(Instant::now());
         }
-        if let Some(began) = self.shutdown_began {
-            let told = Arc::new(Told {
-                at: SystemTime::now(),
-                since: began.elapsed(),
-                process,
-                text,
-                severity: record.severity(),
-            });
-            self.status.send_modify(|status| status.shutdown.push(told));
-        }
+        self.account(record);
+        self.tell_all(process, text, record.severity());
+    }
+
+    /// Tells whoever follows the shutdown, once it has begun.
+    fn tell_all(&self, process: Option<String>, text: String, severity: Severity) {
+        let Some(began) = self.shutdown_began else {
+            return;
+        };
+        let told = Arc::new(Told {
+            at: SystemTime::now(),
+            since: began.elapsed(),
+            process,
+            text,
+            severity,
+        });
+        self.status.send_modify(|status| status.shutdown.push(told));
     }
 
     /// Before a gate is asked for, which has to know who is alive.

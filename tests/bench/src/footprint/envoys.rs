@@ -33,7 +33,7 @@ const TRY_EVERY: Duration = Duration::from_millis(1);
 /// Connections to each listener, enough that every worker gets some.
 const CONNECTIONS: usize = 24;
 
-/// What stands before the router of both listeners.
+/// What stands first in both listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
@@ -72,7 +72,7 @@ fn keep(bootstrap: &mut Bootstrap, names: &[&str]) -> Result<()> {
 /// One Envoy, started, looked at and killed. Memory is in bytes and shared with nobody, time in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct EnvoyRound {
-    /// What stands before the router.
+    /// What stands first in both listeners.
     pub way: Way,
     /// Worker threads.
     pub workers: u32,
