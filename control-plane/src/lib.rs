@@ -10,6 +10,7 @@
 //! | `envoy_config` | the Envoy configuration that puts the filter into a listener |
 //! | `late_sync` | the store's file: written at once, on disk a moment later |
 //! | `local` | processes of this machine, as `/proc` tells of them |
+//! | `outside` | what an Envoy owes its clients, as it is seen from outside of its filters |
 //! | `serve` | the gRPC services and the sockets they are on |
 //! | `store` | what is kept over restarts |
 //! | `supervisor` | processes: started, kept and stopped in order |
@@ -22,6 +23,7 @@ pub mod engine;
 pub mod envoy_config;
 mod late_sync;
 pub mod local;
+pub mod outside;
 pub mod serve;
 pub mod store;
 pub mod supervisor;

@@ -75,6 +75,8 @@ struct Names {
     listeners: BTreeSet<String>,
     /// Its upstream endpoints.
     upstreams: BTreeSet<String>,
+    /// Listeners and `stat_prefix`es with TCP sessions.
+    sessions: BTreeSet<String>,
 }
 
 impl Admin {
@@ -93,6 +95,9 @@ impl Admin {
         if let Some(upstreams) = &reading.upstreams {
             names.upstreams = upstreams.keys().cloned().collect();
         }
+        if let Some(sessions) = &reading.sessions {
+            names.sessions.clone_from(sessions);
+        }
     }
 
     /// Whether what it has was read.
@@ -100,9 +105,16 @@ impl Admin {
         self.names.is_some()
     }
 
-    /// The `stat_prefix`es of its listeners, as last read.
+    /// The `stat_prefix`es of its listeners, and the names of those with TCP sessions, as last read.
     pub(super) fn listeners(&self) -> impl Iterator<Item = &String> {
-        self.names.iter().flat_map(|names| &names.listeners)
+        let names = self.names.iter();
+        names.flat_map(|names| names.listeners.union(&names.sessions))
+    }
+
+    /// Whether TCP sessions go by this name.
+    pub(super) fn has_sessions(&self, name: &str) -> bool {
+        let names = self.names.as_ref();
+        names.is_some_and(|names| names.sessions.contains(name))
     }
 
     /// Its upstream endpoints, as last read.

@@ -161,7 +161,12 @@ impl Core {
     /// In words, that it says nothing of a part of it.
     fn own(&self, node: &str, reading: &Reading, drain: &Drain) -> Result<Own, String> {
         let has_filter = self.is_attached(node) || drain.tally.members_of(node) > 0;
-        reading.own(&drain.scope, |name| has_filter && self.may_have(node, name))
+        let admin = self.admins.get(node);
+        reading.own(
+            &drain.scope,
+            |name| admin.is_some_and(|admin| admin.has_sessions(name)),
+            |name| has_filter && self.may_have(node, name),
+        )
     }
 
     /// Whether those who are to tell of a scope are there: each of its nodes has the filter where that is to tell, an admin

@@ -194,6 +194,7 @@ impl Model {
             ]
             .into(),
             upstreams: None,
+            sessions: None,
         }
     }
 

@@ -472,3 +472,31 @@ fn counts_that_cannot_be_do_not_overflow() {
     world.admin_says("a", reading(&[("ingress", most), ("internal", most)]));
     assert!(world.drain("d").in_flight > 0);
 }
+
+#[test]
+fn a_tcp_listener_drains_by_name_and_its_envoy_needs_no_requests_for_it() {
+    let mut world = with_admin(INGRESS);
+    let with_sessions = || {
+        reading(INGRESS).map(|reading| Reading {
+            sessions: Some(["db".to_owned()].into()),
+            ..reading
+        })
+    };
+    let error = world.start("d", &["db"]).unwrap_err().to_string();
+    assert!(error.contains("known: ingress"), "{error}");
+    world.admin_says("a", with_sessions());
+    // A reading that was not asked for them leaves them as they are.
+    world.admin_says("a", reading(INGRESS));
+    let error = world.start("d", &["other"]).unwrap_err().to_string();
+    assert!(error.contains("known: db, ingress"), "{error}");
+    world.start("d", &["db"]).unwrap();
+    assert!(world.told[&1].directives.is_empty(), "no filter has it");
+    world.wait_for_calls(250);
+    world.admin_says("a", reading(INGRESS));
+    world.wait_for_calls(200);
+    world.admin_says("a", reading(INGRESS));
+    let drain = world.drain("d");
+    assert_eq!(drain.phase(), v1::Phase::Drained);
+    let about_prefix = |warning: &String| warning.contains("stat_prefix");
+    assert!(!drain.warnings.iter().any(about_prefix), "{drain:?}");
+}

@@ -1,6 +1,6 @@
 //! What an Envoy says of itself, and how much of it a drain covers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{node::Own, scope::Scope};
 
@@ -23,14 +23,21 @@ pub struct Reading {
     pub listeners: BTreeMap<String, Requests>,
     /// By upstream endpoint; `None` = it was not asked for.
     pub upstreams: Option<BTreeMap<String, Requests>>,
+    /// Names under which it has TCP sessions, of which the requests tell nothing; `None` = they were not asked for.
+    pub sessions: Option<BTreeSet<String>>,
 }
 
 impl Reading {
-    /// Requests in a scope. A listener that is not `here` is not one of this Envoy.
+    /// Requests in a scope. A listener that is not `here` is not one of this Envoy; one that `has_sessions` needs no requests.
     ///
     /// # Errors
     /// In words, that it says nothing of a part of the scope; empty = there is nothing to be done about it.
-    pub(super) fn own(&self, scope: &Scope, here: impl Fn(&str) -> bool) -> Result<Own, String> {
+    pub(super) fn own(
+        &self,
+        scope: &Scope,
+        has_sessions: impl Fn(&str) -> bool,
+        here: impl Fn(&str) -> bool,
+    ) -> Result<Own, String> {
         if scope.is_upstream() {
             // An endpoint that Envoy does not have gets nothing from it.
             let named = |name| self.upstreams.as_ref()?.get(name);
@@ -39,19 +46,18 @@ impl Reading {
         if scope.listeners.is_empty() {
             return Ok(sum(self.listeners.values()));
         }
-        let missing = |name: &&String| !self.listeners.contains_key(*name) && here(name);
+        let known = |name: &String| self.listeners.contains_key(name) || has_sessions(name);
+        let missing = |name: &&String| !known(name) && here(name);
         if let Some(name) = scope.listeners.iter().find(missing) {
             return Err(self.says_nothing_of(name));
         }
-        let named: Vec<_> = scope
-            .listeners
-            .iter()
-            .filter_map(|name| self.listeners.get(name))
-            .collect();
-        if named.is_empty() {
+        if !scope.listeners.iter().any(known) {
             return Err(String::new());
         }
-        Ok(sum(named.into_iter()))
+        Ok(sum(scope
+            .listeners
+            .iter()
+            .filter_map(|name| self.listeners.get(name))))
     }
 
     fn says_nothing_of(&self, listener: &str) -> String {

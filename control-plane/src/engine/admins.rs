@@ -13,6 +13,7 @@ use crate::{
         Event,
         admins::{Reading, Requests},
     },
+    outside,
     supervisor::admin::{Admin, AdminError},
 };
 
@@ -86,7 +87,8 @@ pub(super) async fn ask(
     tell(requests, Event::AdminAnswered { node, ask, reading }).await;
 }
 
-async fn read(admin: &Admin, upstreams: bool) -> Result<Reading, AdminError> {
+/// What an Envoy says of itself. `names`: also the names of everything that it has.
+async fn read(admin: &Admin, names: bool) -> Result<Reading, AdminError> {
     let in_flight = admin.in_flight_by_listener().await?;
     // What has begun matters only where nothing is in flight, and counters are many more than gauges to look through.
     let begun = if in_flight.values().any(|count| *count == 0) {
@@ -98,14 +100,22 @@ async fn read(admin: &Admin, upstreams: bool) -> Result<Reading, AdminError> {
         let begun = begun.get(&name).copied();
         (name, Requests { in_flight, begun })
     });
-    let upstreams = if upstreams {
-        Some(admin.requests_by_endpoint().await?.into_iter().collect())
-    } else {
-        None
-    };
+    let (mut upstreams, mut sessions) = (None, None);
+    if names {
+        upstreams = Some(admin.requests_by_endpoint().await?.into_iter().collect());
+        // A configuration that is too large to be read in time is no reason to know nothing.
+        sessions = match outside::names_of_sessions(admin).await {
+            Ok(names) => Some(names),
+            Err(error) => {
+                tracing::debug!(admin = %admin.0, %error, "the names of TCP listeners are not told");
+                None
+            }
+        };
+    }
     Ok(Reading {
         listeners: listeners.collect(),
         upstreams,
+        sessions,
     })
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hyper::{Method, StatusCode, body::Bytes};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::http;
 use crate::{address::Address, core::admins::Requests};
@@ -156,9 +156,7 @@ impl Admin {
 
     async fn by_listener(&self, kind: &str, suffix: &str) -> Result<BTreeMap<String, u64>, AdminError> {
         let path = format!("/stats?format=json&type={kind}&filter=%5Ehttp%5C..*%5C.{suffix}%24");
-        let body = self.call(Method::GET, &path).await?;
-        let stats: Stats =
-            serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/stats", error))?;
+        let stats: Stats = self.json("/stats", &path).await?;
         let by_prefix = stats.stats.into_iter().filter_map(|stat| {
             let name = stat.name?;
             let prefix = name
@@ -175,9 +173,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn identity(&self) -> Result<(String, Duration), AdminError> {
-        let body = self.call(Method::GET, "/server_info").await?;
-        let info: ServerInfo =
-            serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/server_info", error))?;
+        let info: ServerInfo = self.json("/server_info", "/server_info").await?;
         let seconds = info
             .uptime_current_epoch
             .trim_end_matches('s')
@@ -203,9 +199,7 @@ impl Admin {
     /// # Errors
     /// [`AdminError`].
     pub async fn requests_by_endpoint(&self) -> Result<HashMap<String, Requests>, AdminError> {
-        let body = self.call(Method::GET, "/clusters?format=json").await?;
-        let clusters: Clusters =
-            serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable("/clusters", error))?;
+        let clusters: Clusters = self.json("/clusters", "/clusters?format=json").await?;
         let mut endpoints = HashMap::new();
         for host in clusters
             .cluster_statuses
@@ -220,6 +214,19 @@ impl Admin {
             }
         }
         Ok(endpoints)
+    }
+
+    /// Reads the JSON at a path; `name` is the path's, for people.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn json<T: DeserializeOwned>(
+        &self,
+        name: &'static str,
+        path: &str,
+    ) -> Result<T, AdminError> {
+        let body = self.call(Method::GET, path).await?;
+        serde_json::from_slice(&body).map_err(|error| AdminError::Unreadable(name, error))
     }
 
     async fn call(&self, method: Method, path: &str) -> Result<Bytes, AdminError> {

@@ -1,4 +1,5 @@
-//! Waiting for traffic to end: what the filters tell, and where they do not, what Envoy's admin endpoint tells.
+//! Waiting for traffic to end: what the filters tell, and where they do not, what Envoy's admin endpoint tells. Before an Envoy
+//! is stopped, it is also looked at for what it still owes its clients.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,22 +19,22 @@ use super::{
     cut::{Left, Remains},
     drains::{DrainRequest, Drains},
     machine::DrainOutcome,
+    owing::{Count, Envoy},
 };
 use crate::{address::Address, core::policy::Policy};
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(25);
 
+/// How long to wait at most for what an Envoy does on its own account: a mirror that hangs must not take all the time.
+const UPSTREAM_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a drain waits to hear whose an admin endpoint is.
 const WHOSE: Duration = Duration::from_millis(250);
 
 /// Drains a process.
-pub async fn drain(
-    drains: &Drains,
-    mut request: DrainRequest,
-    admin: Option<&Admin>,
-    left: &Left,
-) -> DrainOutcome {
+pub async fn drain(drains: &Drains, mut request: DrainRequest, envoy: &Envoy, left: &Left) -> DrainOutcome {
+    let admin = envoy.admin.as_ref();
     let (process, announce) = (request.process.clone(), request.announce);
     if let (None, Some(admin)) = (&request.node, admin) {
         // It has not said so before: it has only just been started, or it hangs.
@@ -45,6 +46,11 @@ pub async fn drain(
             .filter(|node| !node.is_empty());
     }
     let why = match drains.run(request, left).await {
+        // Where there is an admin endpoint this follows once the listeners are closed.
+        Ok(DrainOutcome::Drained) if admin.is_none() => {
+            until_quiet(Duration::ZERO, left, || async { Ok(envoy.undelivered().await) }).await;
+            return DrainOutcome::Drained;
+        }
         Ok(outcome) => return outcome,
         Err(why) => why,
     };
@@ -56,7 +62,7 @@ pub async fn drain(
                 "the filter tells nothing: going by Envoy's own count"
             );
             sleep(announce).await;
-            until_quiet(drains.quiet_period(), left, || in_flight(admin)).await;
+            until_quiet(drains.quiet_period(), left, || envoy.owes(admin)).await;
             DrainOutcome::Drained
         }
         None => {
@@ -71,49 +77,50 @@ pub async fn drain(
     }
 }
 
-/// Waits until an Envoy whose listeners are closed is quiet, by its own count: that sees every request, also those of
-/// listeners without the filter.
+/// Waits until an Envoy whose listeners are closed owes nothing any more, by its own count: that sees every request, also
+/// those of listeners without the filter; and until its clients have received everything.
 ///
 /// No new connection can come any more, so half of the quiet period is enough here.
-pub async fn listeners_quiet(drains: &Drains, admin: &Admin, left: &Left) {
-    until_quiet(drains.quiet_period() / 2, left, || in_flight(admin)).await;
+pub async fn listeners_quiet(drains: &Drains, admin: &Admin, envoy: &Envoy, left: &Left) {
+    until_quiet(drains.quiet_period() / 2, left, || envoy.owes(admin)).await;
 }
 
-/// Waits until an Envoy is quiet, by its own count, where no filter tells.
-pub async fn admin_quiet(admin: &Admin) {
-    until_quiet(Policy::default().quiet_period, &Left::default(), || {
-        in_flight(admin)
-    })
-    .await;
+/// The same, where no filter tells.
+pub async fn admin_quiet(admin: &Admin, envoy: &Envoy) {
+    let quiet_period = Policy::default().quiet_period;
+    until_quiet(quiet_period, &Left::default(), || envoy.owes(admin)).await;
 }
 
-async fn in_flight(admin: &Admin) -> Result<Remains, String> {
-    let count = admin.requests_in_flight().await;
-    let count = count.map_err(|error| error.to_string())?;
-    Ok(Remains::by_envoy(count))
-}
-
-/// Waits until the count has been 0 for the quiet period. A count that is not known is not 0.
+/// Waits until the count has been 0, and nothing has arrived, for the quiet period. A count that is not known is not 0.
 async fn until_quiet<F>(quiet_period: Duration, left: &Left, mut count: impl FnMut() -> F)
 where
-    F: Future<Output = Result<Remains, String>>,
+    F: Future<Output = Result<Count, String>>,
 {
-    let mut quiet_since = None;
+    /// Since when, and the requests that had begun by then.
+    struct Quiet(Instant, Option<u64>);
+    let mut quiet: Option<Quiet> = None;
+    let mut upstream_since = None;
     loop {
-        match count().await {
-            Ok(remains) if remains.is_nothing() => {
-                let since = *quiet_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= quiet_period {
-                    return;
+        let told = count().await;
+        let now = Instant::now();
+        match told {
+            Ok(Count { remains, begun }) => {
+                upstream_since = remains.is_its_own().then(|| upstream_since.unwrap_or(now));
+                let given_up = upstream_since.is_some_and(|since| now - since >= UPSTREAM_WITHIN);
+                if remains.is_nothing() || given_up {
+                    let before = quiet.take().filter(|Quiet(_, before)| *before == begun);
+                    let Quiet(since, _) = quiet.insert(before.unwrap_or(Quiet(now, begun)));
+                    if now - *since >= quiet_period {
+                        return;
+                    }
+                    left.say("nothing, but it was not yet quiet for long enough", remains);
+                } else {
+                    quiet = None;
+                    left.set(remains);
                 }
-                left.say("nothing, but it was not yet quiet for long enough", remains);
-            }
-            Ok(remains) => {
-                quiet_since = None;
-                left.set(remains);
             }
             Err(why) => {
-                quiet_since = None;
+                quiet = None;
                 left.say(format!("unknown: {why}"), left.remains().lost(why));
             }
         }
@@ -151,7 +158,7 @@ pub async fn gate_quiet(
     let others = |alive: &Vec<Proxy>| alive.iter().any(|proxy| proxy.name != process);
     let quiet = until_quiet(drains.quiet_period(), left, || {
         let alive = proxies.borrow().clone();
-        async move { gate.towards(&alive).await }
+        async move { gate.towards(&alive).await.map(Count::from) }
     });
     tokio::select! {
         () = quiet => {}

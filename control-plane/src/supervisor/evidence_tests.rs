@@ -201,3 +201,56 @@ async fn what_neither_an_admin_endpoint_nor_a_filter_tells_is_not_zero() {
     says(&left, why).await;
     waiting.abort();
 }
+
+/// Counts one after another, and then nothing.
+fn counts(all: Vec<Count>) -> impl FnMut() -> std::future::Ready<Result<Count, String>> {
+    let mut all = all.into_iter();
+    move || {
+        let next = all.next().unwrap_or_default();
+        std::future::ready(Ok(next))
+    }
+}
+
+fn begun(begun: u64) -> Count {
+    Count {
+        begun: Some(begun),
+        ..Count::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_came_and_went_between_two_looks_starts_the_quiet_period_over() {
+    let quiet_period = ASK_EVERY * 3;
+    let wait = async |all: Vec<Count>| {
+        let start = Instant::now();
+        until_quiet(quiet_period, &Left::default(), counts(all)).await;
+        start.elapsed()
+    };
+    let same = (0..20).map(|_| begun(7)).collect();
+    let arrival = (0..20).map(|at| begun(if at < 3 { 7 } else { 8 })).collect();
+    assert!(wait(same).await < ASK_EVERY * 4);
+    assert!(wait(arrival).await >= ASK_EVERY * 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_envoy_does_on_its_own_account_is_waited_for_within_a_bound() {
+    let own = Count::from(Remains {
+        upstream: 1,
+        ..Remains::default()
+    });
+    let start = Instant::now();
+    until_quiet(Duration::ZERO, &Left::default(), || {
+        std::future::ready(Ok(own.clone()))
+    })
+    .await;
+    let took = start.elapsed();
+    assert!(
+        took >= UPSTREAM_WITHIN && took < UPSTREAM_WITHIN + ASK_EVERY * 2,
+        "{took:?}"
+    );
+    let start = Instant::now();
+    let ends = (0..4).map(|_| own.clone()).collect();
+    until_quiet(Duration::ZERO, &Left::default(), counts(ends)).await;
+    let took = start.elapsed();
+    assert!(took >= ASK_EVERY * 4 && took < ASK_EVERY * 6, "{took:?}");
+}

@@ -26,6 +26,7 @@ pub mod health;
 pub mod http;
 pub mod machine;
 pub mod output;
+pub mod owing;
 pub mod plan;
 pub mod probe;
 pub mod process;

@@ -20,7 +20,7 @@ use nix::{
         prctl,
         signal::{Signal, killpg},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgid},
 };
 use rustix::process::{WaitOptions, wait};
 use tokio::{
@@ -74,6 +74,23 @@ pub struct SpawnError {
 pub struct Children {
     lives: Arc<Mutex<HashMap<i32, watch::Sender<Life>>>>,
     spawner: Spawner,
+}
+
+/// A process and the others of the group that it leads, as they are now.
+#[must_use]
+pub fn group(leader: u32) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let others = pids.filter(|pid| *pid != leader && is_of_group(*pid, leader));
+    std::iter::once(leader).chain(others).collect()
+}
+
+/// Whether a process is of this group now.
+#[must_use]
+pub fn is_of_group(pid: u32, leader: u32) -> bool {
+    // Not that of `rustix`, which panics at the group 0 of kernel threads.
+    let group = getpgid(Some(Pid::from_raw(pid.cast_signed())));
+    group.is_ok_and(|group| group.as_raw().unsigned_abs() == leader)
 }
 
 impl Children {

@@ -4,7 +4,6 @@
 //! looked at, so that a reused pid is never signalled.
 
 use std::{
-    fs,
     os::fd::OwnedFd,
     time::{Duration, Instant, SystemTime},
 };
@@ -17,6 +16,8 @@ use super::{
     admin::Admin,
     attach::Attached,
     evidence,
+    owing::Envoy,
+    process,
     succession::{Effect, Event, ProcessRecord, RunRecord, Succession, Survivor},
     tell::short,
 };
@@ -150,14 +151,19 @@ impl Held {
             "left by the last run: waiting for its requests to end"
         );
         let name = self.record.name.clone();
+        let pid = Some(self.record.pid);
         tokio::spawn(async move {
             let admin = Admin(address);
+            let envoy = Envoy {
+                admin: Some(admin.clone()),
+                pid,
+            };
             for told in [admin.fail_health().await, admin.stop_accepting().await] {
                 if let Err(error) = told {
                     tracing::warn!(process = name, %error, "cannot be told to close");
                 }
             }
-            evidence::admin_quiet(&admin).await;
+            evidence::admin_quiet(&admin, &envoy).await;
             // Nobody waits for it any more after its time.
             let _ = sender.send(Event::Quiet(index));
         });
@@ -197,25 +203,12 @@ fn send(process: &OwnedFd, signal: Signal) {
 
 /// The members of a group but its leader, which is alive and held: so nobody else has that number.
 fn others_of_group(leader: u32) -> Vec<OwnedFd> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    let pids = names.filter_map(|name| name.to_str()?.parse::<i32>().ok());
-    let members = pids.filter_map(|raw| {
-        let pid = Pid::from_raw(raw)?;
-        // Not that of `rustix`, which panics at the group 0 of kernel threads.
-        let own = || {
-            let group = nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(raw))).ok()?;
-            (group.as_raw().unsigned_abs() == leader).then_some(())
-        };
-        if raw.unsigned_abs() == leader {
-            return None;
-        }
-        own()?;
+    let others = process::group(leader).into_iter().filter(|pid| *pid != leader);
+    let members = others.filter_map(|raw| {
+        let pid = Pid::from_raw(raw.cast_signed())?;
         let held = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // It may have been another process until it was held.
-        own().map(|()| held)
+        process::is_of_group(raw, leader).then_some(held)
     });
     members.collect()
 }

@@ -110,7 +110,10 @@ async fn goes_on_draining(client: &mut Client, id: &str) -> Result<()> {
     let until = tokio::time::Instant::now() + LOOK;
     while tokio::time::Instant::now() < until {
         let drain = client.drain(id).await?;
-        assert!(matches!(drain.phase(), Phase::Draining | Phase::Quiet), "{drain:?}");
+        assert!(
+            matches!(drain.phase(), Phase::Draining | Phase::Quiet),
+            "{drain:?}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())

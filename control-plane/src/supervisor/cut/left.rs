@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use ebb_proto::v1;
 use tokio::sync::watch;
 
+use crate::core::outstanding::{Outstanding, Unsent};
+
 /// Where requests are that Envoy counts itself: no filter has named a listener for them.
 const BY_ENVOY: &str = "by Envoy's own count";
 
@@ -19,6 +21,14 @@ pub struct Remains {
     pub cut: u64,
     /// Requests of others that may need it, by where they are, in words: `towards 127.0.0.1:80`.
     pub towards: BTreeMap<String, u64>,
+    /// TCP sessions.
+    pub sessions: u64,
+    /// Bytes that clients have not received.
+    pub bytes: u64,
+    /// The clients that have not received them, as far as they can be told apart.
+    pub clients: u64,
+    /// Requests to upstreams on Envoy's own account.
+    pub upstream: u64,
     /// Who cannot tell, and why, in words.
     pub unknown: Vec<String>,
 }
@@ -39,6 +49,23 @@ impl Remains {
         let requests = (count > 0).then(|| (BY_ENVOY.to_owned(), count));
         Self {
             requests: requests.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What an Envoy owes beyond requests in flight, as far as it can be seen.
+    #[must_use]
+    pub fn owed(outstanding: Outstanding) -> Self {
+        let Unsent {
+            buffered,
+            queued,
+            clients,
+        } = outstanding.unsent.unwrap_or_default();
+        Self {
+            sessions: outstanding.tcp.unwrap_or_default(),
+            bytes: buffered.saturating_add(queued),
+            clients,
+            upstream: outstanding.upstream.unwrap_or_default(),
             ..Self::default()
         }
     }
@@ -104,6 +131,22 @@ impl Remains {
         *self == Self::default()
     }
 
+    /// Whether all that is left are calls on its own account, for which there is less time.
+    #[must_use]
+    pub fn is_its_own(&self) -> bool {
+        let own = Self {
+            upstream: self.upstream,
+            ..Self::default()
+        };
+        self.upstream > 0 && *self == own
+    }
+
+    /// Whether it owes something beyond requests.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.sessions > 0 || self.bytes > 0 || self.upstream > 0
+    }
+
     /// In words; empty = nothing.
     #[must_use]
     pub fn text(&self) -> String {
@@ -117,6 +160,22 @@ impl Remains {
             parts.push(format!("{} cut by an Envoy that ended", self.cut));
         }
         parts.extend(of_others.map(in_flight));
+        match self.sessions {
+            0 => {}
+            1 => parts.push("1 TCP session".to_owned()),
+            sessions => parts.push(format!("{sessions} TCP sessions")),
+        }
+        match (self.bytes, self.clients) {
+            (0, _) => {}
+            (bytes, 0) => parts.push(format!("{bytes} bytes that clients have not received")),
+            (bytes, 1) => parts.push(format!("{bytes} bytes that 1 client has not received")),
+            (bytes, clients) => parts.push(format!("{bytes} bytes that {clients} clients have not received")),
+        }
+        match self.upstream {
+            0 => {}
+            1 => parts.push("1 request to an upstream on Envoy's own account".to_owned()),
+            upstream => parts.push(format!("{upstream} requests to upstreams on Envoy's own account")),
+        }
         parts.extend(self.unknown.iter().cloned());
         parts.join(", ")
     }
@@ -259,6 +318,35 @@ mod tests {
         assert_eq!(next(1, 1), (1, 2, 3), "the others finish");
         assert_eq!(next(0, 2), (0, 3, 3));
         assert_eq!(next(2, 0), (2, 0, 2), "all are back");
+    }
+
+    #[test]
+    fn what_is_owed_beyond_requests_in_words() {
+        assert!(Remains::owed(Outstanding::default()).is_nothing());
+        let owed = |tcp, queued, clients, upstream| {
+            Remains::owed(Outstanding {
+                tcp: Some(tcp),
+                unsent: Some(Unsent {
+                    buffered: 5,
+                    queued,
+                    clients,
+                }),
+                upstream: Some(upstream),
+            })
+        };
+        assert_eq!(
+            owed(2, 7, 3, 4).text(),
+            "2 TCP sessions, 12 bytes that 3 clients have not received, 4 requests to upstreams on Envoy's own account"
+        );
+        assert_eq!(
+            owed(1, 0, 0, 1).text(),
+            "1 TCP session, 5 bytes that clients have not received, 1 request to an upstream on Envoy's own account"
+        );
+        let alone = Remains {
+            upstream: 1,
+            ..Remains::default()
+        };
+        assert!(alone.is_its_own() && !owed(0, 0, 1, 1).is_its_own() && !Remains::default().is_its_own());
     }
 
     #[test]

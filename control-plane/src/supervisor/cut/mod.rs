@@ -101,12 +101,14 @@ impl Account {
         }
         let total: u64 = cut.iter().map(|(_, remains)| remains.total()).sum();
         let unknown = cut.iter().any(|(_, remains)| !remains.unknown.is_empty());
+        let owed = cut.iter().any(|(_, remains)| remains.owes());
         let were_cut = match total {
             1 => "1 request was cut".to_owned(),
             _ => format!("{total} requests were cut"),
         };
         let head = match (total, unknown) {
             (0, true) => "requests may have been cut, and nobody knows how many".to_owned(),
+            (0, false) if owed => "what clients were owed was cut".to_owned(),
             (0, false) => "requests have lost what they needed".to_owned(),
             (_, true) => format!("{were_cut}, as far as is known"),
             (_, false) => were_cut,
@@ -219,6 +221,19 @@ mod tests {
         assert_eq!(
             said([(Why::Ended, on_ingress(1))]),
             "1 request was cut: 1 in flight on ingress of edge when router ended by itself"
+        );
+    }
+
+    #[test]
+    fn what_was_owed_is_no_request() {
+        let sessions = Remains {
+            sessions: 2,
+            ..Remains::default()
+        };
+        assert_eq!(
+            said([(Why::TimeOver, sessions)]),
+            "what clients were owed was cut: 2 TCP sessions when router was stopped; raise the grace period (30s) or \
+             drain.timeout (15s)"
         );
     }
 

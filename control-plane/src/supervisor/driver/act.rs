@@ -25,6 +25,7 @@ use crate::{
         evidence::{self, Proxy},
         machine::{ExitStatus, ProcessEffect, ProcessEvent},
         output::Stream,
+        owing::Envoy,
         plan::{Plan, Planned, ProcessId},
         probe,
         process::{Child, Children},
@@ -77,6 +78,10 @@ impl Supervisor {
             run,
             requests: self.requests.clone(),
         };
+        let envoy = Envoy {
+            admin: admin.clone(),
+            pid: process.proxy_pid(),
+        };
         if effect != ProcessEffect::FailHealth {
             // What was being done may still say something.
             process.left = Left::default();
@@ -121,7 +126,7 @@ impl Supervisor {
                     timeout,
                 };
                 process.chore = Some(answer.after(async move {
-                    let ended = evidence::drain(&drains, request, admin.as_ref(), &left).await;
+                    let ended = evidence::drain(&drains, request, &envoy, &left).await;
                     ProcessEvent::DrainEnded(ended)
                 }));
             }
@@ -139,7 +144,7 @@ impl Supervisor {
                 let drains = drains.clone();
                 process.chore = Some(answer.after(async move {
                     if let Some(admin) = admin {
-                        evidence::listeners_quiet(&drains, &admin, &left).await;
+                        evidence::listeners_quiet(&drains, &admin, &envoy, &left).await;
                     }
                     ProcessEvent::ListenersQuiet
                 }));
