@@ -9,6 +9,7 @@
 //! | `engine` | the one task that owns the core, and the handle to it |
 //! | `envoy_config` | the Envoy configuration that puts the filter into a listener |
 //! | `late_sync` | the store's file: written at once, on disk a moment later |
+//! | `outside` | what an Envoy owes its clients, as it is seen from outside of its filters |
 //! | `serve` | the gRPC services and the sockets they are on |
 //! | `store` | what is kept over restarts |
 //! | `supervisor` | processes: started, kept and stopped in order |
@@ -20,6 +21,7 @@ pub mod core;
 pub mod engine;
 pub mod envoy_config;
 mod late_sync;
+pub mod outside;
 pub mod serve;
 pub mod store;
 pub mod supervisor;

@@ -56,7 +56,7 @@ Examples:
 enum Command {
     Serve(serve::Args),
     Run(run::Args),
-    Drain(drain::Args),
+    Drain(Box<drain::Args>),
     Cancel(cancel::Args),
     Report(report::Args),
     Status(status::Args),
@@ -100,7 +100,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(args.try_into()?),
         Command::Run(args) => run::run(args.try_into()?),
-        Command::Drain(args) => drain::run(&args.try_into()?),
+        Command::Drain(args) => drain::run(&(*args).try_into()?),
         Command::Cancel(args) => cancel::run(&args.try_into()?),
         Command::Report(args) => report::run(&args.try_into()?),
         Command::Status(args) => status::run(&args.try_into()?),

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use ebb_proto::v1;
 
-use super::{admins::Reading, fleet::StreamId, record::Record};
+use super::{admins::Reading, fleet::StreamId, outstanding::Outstanding, record::Record};
 
 /// What happens to the control plane.
 #[derive(Debug)]
@@ -60,6 +60,15 @@ pub enum Event {
         /// What it said; else why not, in words.
         reading: Result<Reading, String>,
     },
+    /// [`Effect::AskOutstanding`] was carried out.
+    OutstandingTold {
+        /// The node.
+        node: String,
+        /// The ask that this answers.
+        ask: u64,
+        /// What was seen.
+        outstanding: Outstanding,
+    },
     /// [`Effect::PullLever`] was carried out, or was not.
     LeverDone {
         /// The node.
@@ -104,6 +113,15 @@ pub enum Effect {
         ask: u64,
         /// Whether upstream endpoints are wanted as well.
         upstreams: bool,
+    },
+    /// Look at what a node's Envoy owes its clients. [`Event::OutstandingTold`] follows, within a bound.
+    AskOutstanding {
+        /// The node.
+        node: String,
+        /// The number to answer with; of no other question.
+        ask: u64,
+        /// The listeners that count; empty = all.
+        listeners: Vec<String>,
     },
     /// Have a node's Envoy close its connections by itself, or serve again. [`Event::LeverDone`] follows, within a bound.
     PullLever {

@@ -253,12 +253,14 @@ impl Word {
                 arrivals: filter.arrivals.wrapping_add(said.begun),
                 unknown: usize::from(!has_answered(said.answered, by.told)),
                 unconfirmed: usize::from(!said.confirms(by.confirm)),
+                ..filter
             },
             Self::Awaited | Self::Silent | Self::Lost => Observation {
                 in_flight: 0,
                 arrivals: filter.arrivals,
                 unknown: 1,
                 unconfirmed: 1,
+                ..filter
             },
         }
     }

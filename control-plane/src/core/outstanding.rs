@@ -22,3 +22,29 @@ pub struct Unsent {
     /// The connections of which the send queues hold some.
     pub clients: u64,
 }
+
+impl Outstanding {
+    /// This, with what `before` owed where it cannot be seen any more: evidence that is lost is no reason to end.
+    pub(super) fn or_as_before(self, before: Self) -> Self {
+        Self {
+            tcp: self.tcp.or(before.tcp.filter(|sessions| *sessions > 0)),
+            unsent: self.unsent.or(before.unsent.filter(|unsent| unsent.bytes() > 0)),
+            upstream: self.upstream.or(before.upstream.filter(|requests| *requests > 0)),
+        }
+    }
+}
+
+impl Unsent {
+    /// All bytes.
+    pub fn bytes(&self) -> u64 {
+        self.buffered.saturating_add(self.queued)
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            buffered: self.buffered.saturating_add(other.buffered),
+            queued: self.queued.saturating_add(other.queued),
+            clients: self.clients.saturating_add(other.clients),
+        }
+    }
+}

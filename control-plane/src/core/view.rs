@@ -64,6 +64,7 @@ impl Core {
             evidence: drain.evidence.into(),
             lever: self.lever(drain).into(),
             warnings: drain.warnings.clone(),
+            outstanding: drain.outstanding(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{machine::DrainOutcome, succession::RunRecord};
 use crate::{
     core::{
         drains::StartRequest,
-        policy::{OnTimeout, PolicyOverrides},
+        policy::{OnTimeout, Policy, PolicyOverrides},
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -24,8 +24,8 @@ const KEEP_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Drains {
     engine: Engine,
-    /// The configured quiet period, or the default.
-    quiet_period: Duration,
+    /// As it is configured, or the default.
+    policy: Policy,
 }
 
 /// What to drain, and how long.
@@ -46,16 +46,16 @@ pub struct DrainRequest {
 }
 
 impl Drains {
-    /// On this engine.
+    /// On this engine, by this policy.
     #[must_use]
-    pub fn new(engine: Engine, quiet_period: Duration) -> Self {
-        Self { engine, quiet_period }
+    pub fn new(engine: Engine, policy: Policy) -> Self {
+        Self { engine, policy }
     }
 
     /// How long nothing may be in flight and nothing arrive before a drain is done.
     #[must_use]
     pub fn quiet_period(&self) -> Duration {
-        self.quiet_period
+        self.policy.quiet_period
     }
 
     /// Runs a drain to its end. Dropping the future leaves it running: its listeners go on closing.
@@ -73,7 +73,7 @@ impl Drains {
                 upstreams: Vec::new(),
             }
             .into(),
-            overrides: policy(&request),
+            overrides: policy(&request, &self.policy),
         };
         let gone = |Gone| Gone.to_string();
         let started = self.engine.start_drain(start).await.map_err(gone)?;
@@ -166,12 +166,15 @@ fn fresh_ids(process: &str) -> (String, String) {
 }
 
 /// A shutdown always proceeds, and takes what time is left.
-fn policy(request: &DrainRequest) -> PolicyOverrides {
+fn policy(request: &DrainRequest, configured: &Policy) -> PolicyOverrides {
     let timeout = request.timeout.saturating_sub(ANSWER_WITHIN);
-    // Where less time is left than was planned, the announcement and the quiet period still have to fit.
+    // Where less time is left than was planned, the announcement and what comes after it still have to fit.
     PolicyOverrides {
         announce: Some(request.announce.min(timeout / 2)),
         quiet_period: Some(request.quiet_period.min(timeout / 4)),
+        linger: Some(configured.linger.min(timeout / 4)),
+        flush: Some(configured.flush.min(timeout / 4)),
+        idle: Some(configured.idle.min(timeout / 4)),
         timeout: Some(timeout),
         on_timeout: Some(OnTimeout::Proceed),
         ..PolicyOverrides::default()

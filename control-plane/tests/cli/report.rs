@@ -55,6 +55,7 @@ fn drained() -> (Drain, DrainReport) {
             at: millis(1_250),
         }),
         saved: millis(13_500),
+        idle_connections_told: 0,
     };
     (drain, report)
 }
@@ -169,6 +170,7 @@ fn what_was_left_and_who_was_unknown_is_said() {
         left_in_flight: 3,
         timeline: vec![sample(0, 3, Phase::Draining), sample(1_500, 3, Phase::TimedOut)],
         saved: millis(13_500),
+        idle_connections_told: 0,
         ..DrainReport::default()
     };
     let text = report(late, told, &[]).stdout;
