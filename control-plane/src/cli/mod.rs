@@ -16,6 +16,7 @@ mod follow;
 mod log_writer;
 mod logging;
 mod output;
+mod outstanding;
 pub mod paths;
 mod processes;
 mod report;

@@ -8,6 +8,7 @@ use super::{machine::DrainOutcome, succession::RunRecord};
 use crate::{
     core::{
         drains::StartRequest,
+        outstanding,
         policy::{OnTimeout, Policy, PolicyOverrides},
         record::OF_A_SHUTDOWN,
     },
@@ -215,6 +216,7 @@ fn left(drain: &v1::Drain) -> String {
         } = unknown;
         format!("reporter {reporter} of {node} unknown ({reason})")
     }));
+    parts.extend(drain.outstanding.iter().flat_map(outstanding::parts));
     if parts.is_empty() {
         "nothing was left, but it was not yet quiet for long enough".to_owned()
     } else {
@@ -236,6 +238,29 @@ mod tests {
         let (id, request_id) = fresh_ids(&"x".repeat(200));
         assert!(id.starts_with("shutdown-xxx") && request_id.starts_with(OF_A_SHUTDOWN));
         assert!(request_id.len() <= MAX_REQUEST_ID, "{request_id}");
+    }
+
+    #[test]
+    fn a_shutdown_always_fits_what_time_is_left() {
+        let long = Duration::from_secs(20);
+        let configured = Policy {
+            linger: long,
+            flush: long,
+            idle: long,
+            ..Policy::default()
+        };
+        for timeout in [25, 400, 1_000, 30_000] {
+            let request = DrainRequest {
+                process: "router".to_owned(),
+                node: None,
+                listeners: Vec::new(),
+                announce: long,
+                quiet_period: long,
+                timeout: Duration::from_millis(timeout),
+            };
+            let policy = configured.with(&policy(&request, &configured));
+            assert!(policy.is_ok(), "{timeout} ms: {policy:?}");
+        }
     }
 
     #[test]
@@ -271,6 +296,17 @@ mod tests {
             "by Envoy's own count"
         );
         drain.in_flight = 0;
+        drain.outstanding = Some(v1::Outstanding {
+            tcp_sessions: Some(2),
+            unsent_bytes: Some(37_000),
+            unsent_clients: Some(1),
+            ..v1::Outstanding::default()
+        });
+        assert_eq!(
+            text(&drain),
+            "drain timed out: 2 TCP sessions, 37 kB towards 1 client"
+        );
+        drain.outstanding = None;
         assert_eq!(
             text(&drain),
             "drain timed out: nothing was left, but it was not yet quiet for long enough"
