@@ -110,9 +110,14 @@ impl Remains {
                 (node, reporter) => format!("reporter {reporter} of {node} unknown ({reason})"),
             }
         });
+        let owed = drain.outstanding.unwrap_or_default();
         Self {
             requests,
             cut: drain.cut,
+            sessions: owed.tcp_sessions(),
+            bytes: owed.unsent_bytes(),
+            clients: owed.unsent_clients(),
+            upstream: owed.upstream_requests(),
             unknown: unknown.collect(),
             ..Self::default()
         }
