@@ -523,6 +523,7 @@ fn a_drain_whose_envoy_ended_with_requests_in_flight_ends_as_cut() {
     });
     machine.handle(cut, start);
     assert_eq!(machine.handle(Event::Tick, start + QUIET), [Effect::Confirm]);
+    assert_eq!(machine.handle(cut, start + QUIET), [Effect::Look]);
     machine.handle(cut, start + QUIET);
     assert_eq!(machine.outcome(), Some((Outcome::Cut, Hold::Holding)));
     assert_eq!(machine.phase(), v1::Phase::Cut);

@@ -222,6 +222,7 @@ fn an_envoy_that_has_ended_owes_nothing() {
         world.told_outstanding(&node, ask, owes);
     }
     world.happen(Event::ProcessEnded { process: 6 });
+    world.happen(Event::Detached { stream: StreamId(2) });
     assert_eq!(world.owed().unsent_bytes, Some(0));
     world.looks.clear();
     world.go_on(300, SETTLED);

@@ -39,15 +39,25 @@ async fn without_an_admin_endpoint_the_drain_works_through_the_filter() -> Resul
 }
 
 #[tokio::test]
-async fn an_admin_endpoint_that_accepts_and_never_answers_holds_nothing_up() -> Result<()> {
+async fn an_admin_endpoint_that_accepts_and_never_answers_holds_a_stop_up_to_its_drain_timeout() -> Result<()>
+{
     let mut hangs = None;
     let mut world = World::start_with(EnvoyVersion::V1_40, |setup| {
         let path = setup.folder().join("hangs.sock");
         hangs = Some(UnixListener::bind(&path)?);
+        setup.set(&["drain", "timeout"], "3s")?;
         setup.set_process_key("router", &["drain", "admin"], format!("unix:{}", path.display()))
     })
     .await?;
-    let log = drains(&mut world).await?;
+    let held = world.hold().await?;
+    world.gateway.signal(Signal::TERM)?;
+    world.gateway.in_state("router", ProcessState::Draining).await?;
+    world.until_told_to_leave().await?;
+    world.upstream.release_all();
+    ensure!(held.await??.status == 200);
+    ensure!(world.gateway.ended().await?.success());
+    let log = world.gateway.log();
+    ensure!(log.contains("does not answer"), "why it waited: {log}");
     // Each call has a bound of its own: none was cut short by the shutdown's.
     for call in [
         "its health checks cannot be made to fail",

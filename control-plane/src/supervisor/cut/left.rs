@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ebb_proto::v1;
 use tokio::sync::watch;
 
-use crate::core::outstanding::{Outstanding, Unsent};
+use crate::core::outstanding::{self, Outstanding, Unsent};
 
 /// Where requests are that Envoy counts itself: no filter has named a listener for them.
 const BY_ENVOY: &str = "by Envoy's own count";
@@ -152,6 +152,17 @@ impl Remains {
         self.sessions > 0 || self.bytes > 0 || self.upstream > 0
     }
 
+    /// What it owes beyond requests.
+    fn outstanding(&self) -> v1::Outstanding {
+        v1::Outstanding {
+            tcp_sessions: Some(self.sessions),
+            unsent_bytes: Some(self.bytes),
+            unsent_clients: Some(self.clients),
+            upstream_requests: Some(self.upstream),
+            unseen_nodes: 0,
+        }
+    }
+
     /// In words; empty = nothing.
     #[must_use]
     pub fn text(&self) -> String {
@@ -165,22 +176,7 @@ impl Remains {
             parts.push(format!("{} cut by an Envoy that ended", self.cut));
         }
         parts.extend(of_others.map(in_flight));
-        match self.sessions {
-            0 => {}
-            1 => parts.push("1 TCP session".to_owned()),
-            sessions => parts.push(format!("{sessions} TCP sessions")),
-        }
-        match (self.bytes, self.clients) {
-            (0, _) => {}
-            (bytes, 0) => parts.push(format!("{bytes} bytes that clients have not received")),
-            (bytes, 1) => parts.push(format!("{bytes} bytes that 1 client has not received")),
-            (bytes, clients) => parts.push(format!("{bytes} bytes that {clients} clients have not received")),
-        }
-        match self.upstream {
-            0 => {}
-            1 => parts.push("1 request to an upstream on Envoy's own account".to_owned()),
-            upstream => parts.push(format!("{upstream} requests to upstreams on Envoy's own account")),
-        }
+        parts.extend(outstanding::parts(&self.outstanding()));
         parts.extend(self.unknown.iter().cloned());
         parts.join(", ")
     }
@@ -341,11 +337,11 @@ mod tests {
         };
         assert_eq!(
             owed(2, 7, 3, 4).text(),
-            "2 TCP sessions, 12 bytes that 3 clients have not received, 4 requests to upstreams on Envoy's own account"
+            "2 TCP sessions, 12 bytes towards 3 clients, 4 upstream requests"
         );
         assert_eq!(
             owed(1, 0, 0, 1).text(),
-            "1 TCP session, 5 bytes that clients have not received, 1 request to an upstream on Envoy's own account"
+            "1 TCP session, 5 bytes towards clients, 1 upstream request"
         );
         let alone = Remains {
             upstream: 1,

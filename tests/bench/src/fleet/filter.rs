@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use ebb_filter::{
     config::{Config, LinkConfig},
     counts::{Counts, InFlight, Kind, Listener},
-    identity::Identity,
+    identity::{Identity, Process},
     request::Crossings,
     session::{Effect, Event, Session},
 };
@@ -97,7 +97,11 @@ impl Filter {
             self.token = self.token.wrapping_add(1);
             let token = self.token;
             self.adopt();
-            let process = (self.index / PER_NODE) as u64 + 1;
+            let first = self.index - self.index % PER_NODE;
+            let process = Process {
+                number: (self.index / PER_NODE) as u64 + 1,
+                vms: (first..first + PER_NODE).map(|index| index as u64 + 1).collect(),
+            };
             let hello = self.handle(Event::Opened { token, process });
             match self.link.open().await {
                 Ok(mut wire) => {
@@ -181,7 +185,7 @@ impl Filter {
                     self.board.reported();
                 }
                 Effect::Cancel { .. } => anyhow::bail!("the filter has dropped its stream"),
-                Effect::Open { .. } | Effect::Close { .. } | Effect::Log { .. } => {}
+                Effect::Open { .. } | Effect::Leave { .. } | Effect::Close { .. } | Effect::Log { .. } => {}
             }
         }
         Ok(())
