@@ -26,11 +26,14 @@ pub struct Unsent {
 }
 
 impl Outstanding {
-    /// This, with what `before` owed where it cannot be seen any more: evidence that is lost is no reason to end.
+    /// This, with what `before` owed where it cannot be seen any more: evidence that is lost is no reason to end. An Envoy that
+    /// tells the rest and no buffers has sent what was just in them; whether that has arrived is not seen.
     pub(super) fn or_as_before(self, before: Self) -> Self {
+        let envoy_tells = self.tcp.is_some() || self.upstream.is_some();
+        let is_lost = |unsent: &Unsent| unsent.queued > 0 || unsent.buffered > 0 && !envoy_tells;
         Self {
             tcp: self.tcp.or(before.tcp.filter(|sessions| *sessions > 0)),
-            unsent: self.unsent.or(before.unsent.filter(|unsent| unsent.bytes() > 0)),
+            unsent: self.unsent.or(before.unsent.filter(is_lost)),
             upstream: self.upstream.or(before.upstream.filter(|requests| *requests > 0)),
         }
     }

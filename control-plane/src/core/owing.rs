@@ -34,14 +34,16 @@ impl Drain {
         self.settling.next_deadline(self.is_busy()).filter(|_| looks)
     }
 
-    /// What the drain waits for of what was seen.
-    fn of_concern(&self, seen: Outstanding) -> Outstanding {
+    /// Takes in what was seen of a node's Envoy. Returns whether that was for this drain.
+    fn take_in(&mut self, node: &str, ask: u64, seen: Outstanding, now: Instant) -> bool {
         let counts_sessions = self.machine.policy().tcp == Tcp::Wait;
-        Outstanding {
+        let whole_node = self.scope.is_whole_node();
+        let concerns = |seen: Outstanding| Outstanding {
             tcp: seen.tcp.filter(|_| counts_sessions),
             unsent: seen.unsent,
-            upstream: seen.upstream.filter(|_| self.scope.is_whole_node()),
-        }
+            upstream: seen.upstream.filter(|_| whole_node),
+        };
+        self.settling.told(node, ask, seen, concerns, now)
     }
 
     /// What is known to be owed, in the words of the wire.
@@ -108,9 +110,9 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let concerned = self.drains.values_mut().find_map(|drain| {
-            let seen = drain.of_concern(seen);
-            let told = drain.settling.told(node, ask, seen, now.instant);
-            told.then_some(drain.sequence)
+            drain
+                .take_in(node, ask, seen, now.instant)
+                .then_some(drain.sequence)
         });
         if let Some(sequence) = concerned {
             self.observe(sequence, now, out);

@@ -204,8 +204,16 @@ impl Settling {
         asked
     }
 
-    /// A node's Envoy was looked at, in answer to `ask`. Returns whether that question was of this drain.
-    pub fn told(&mut self, name: &str, ask: u64, seen: Outstanding, now: Instant) -> bool {
+    /// A node's Envoy was looked at, in answer to `ask`; of what was seen the drain waits for what `concerns` leaves. Returns
+    /// whether that question was of this drain.
+    pub fn told(
+        &mut self,
+        name: &str,
+        ask: u64,
+        seen: Outstanding,
+        concerns: impl FnOnce(Outstanding) -> Outstanding,
+        now: Instant,
+    ) -> bool {
         let Some(node) = self.nodes.get_mut(name) else {
             return false;
         };
@@ -214,7 +222,7 @@ impl Settling {
         }
         let before = node.owed(self.look);
         node.answered = ask;
-        node.last = seen.or_as_before(node.last);
+        node.last = concerns(seen.or_as_before(node.last));
         node.poll = match ask > self.look {
             false => Poll::Due,
             true if node.owes() => Poll::Waiting { since: now },

@@ -30,6 +30,10 @@ fn of(names: &[&str]) -> (Settling, u64) {
     (settling, 0)
 }
 
+fn told(settling: &mut Settling, name: &str, ask: u64, seen: Outstanding, now: Instant) -> bool {
+    settling.told(name, ask, seen, |all| all, now)
+}
+
 fn ask(settling: &mut Settling, last: &mut u64, now: Instant) -> Vec<(String, u64)> {
     let next = || {
         *last += 1;
@@ -49,7 +53,7 @@ fn one_question_is_out_at_a_time_and_one_that_owes_is_asked_again_after_a_pause(
     let both = [("a".to_owned(), 1), ("b".to_owned(), 2)];
     assert_eq!(ask(&mut settling, &mut last, now), both);
     assert_eq!(ask(&mut settling, &mut last, now), []);
-    assert!(settling.told("a", 1, queued(7), now) && settling.told("b", 2, SETTLED, now));
+    assert!(told(&mut settling, "a", 1, queued(7), now) && told(&mut settling, "b", 2, SETTLED, now));
     assert_eq!((settling.owed().bytes, settling.owed().clients), (7, 1));
     assert_eq!(settling.next_deadline(false), Some(now + LOOK_EVERY));
     assert_eq!(
@@ -60,7 +64,7 @@ fn one_question_is_out_at_a_time_and_one_that_owes_is_asked_again_after_a_pause(
     assert_eq!(ask(&mut settling, &mut last, now + LOOK_EVERY / 2), []);
     let again = [("a".to_owned(), 3)];
     assert_eq!(ask(&mut settling, &mut last, now + LOOK_EVERY), again);
-    settling.told("a", 3, SETTLED, now);
+    told(&mut settling, "a", 3, SETTLED, now);
     assert_eq!((settling.owed().bytes, settling.next_deadline(false)), (0, None));
 }
 
@@ -71,12 +75,12 @@ fn an_answer_to_a_question_from_before_a_look_does_not_count_for_it() {
     ask(&mut settling, &mut last, now);
     settling.look(last);
     assert_eq!(ask(&mut settling, &mut last, now), [], "one is out");
-    settling.told("a", 1, SETTLED, now);
+    told(&mut settling, "a", 1, SETTLED, now);
     assert_eq!(settling.owed().unasked, 1);
     let again = [("a".to_owned(), 2)];
     assert_eq!(ask(&mut settling, &mut last, now), again, "at once");
-    assert!(!settling.told("a", 1, SETTLED, now), "no longer asked");
-    settling.told("a", 2, SETTLED, now);
+    assert!(!told(&mut settling, "a", 1, SETTLED, now), "no longer asked");
+    told(&mut settling, "a", 2, SETTLED, now);
     assert_eq!(settling.owed().unasked, 0);
 }
 
@@ -85,7 +89,8 @@ fn what_was_owed_and_cannot_be_seen_any_more_is_still_owed() {
     let (mut settling, mut last) = of(&["a"]);
     let now = Instant::now();
     ask(&mut settling, &mut last, now);
-    settling.told(
+    told(
+        &mut settling,
         "a",
         1,
         Outstanding {
@@ -95,15 +100,21 @@ fn what_was_owed_and_cannot_be_seen_any_more_is_still_owed() {
         now,
     );
     ask(&mut settling, &mut last, now + LOOK_EVERY);
-    settling.told("a", 2, Outstanding::default(), now + LOOK_EVERY);
+    told(&mut settling, "a", 2, Outstanding::default(), now + LOOK_EVERY);
     let owed = settling.owed();
     assert_eq!((owed.sessions, owed.bytes, owed.unseen), (2, 7, 0));
     ask(&mut settling, &mut last, now + LOOK_EVERY * 2);
-    settling.told("a", 3, SETTLED, now + LOOK_EVERY * 2);
+    told(&mut settling, "a", 3, SETTLED, now + LOOK_EVERY * 2);
     ask(&mut settling, &mut last, now + LOOK_EVERY * 3);
     settling.look(last);
     ask(&mut settling, &mut last, now + LOOK_EVERY * 3);
-    settling.told("a", 4, Outstanding::default(), now + LOOK_EVERY * 3);
+    told(
+        &mut settling,
+        "a",
+        4,
+        Outstanding::default(),
+        now + LOOK_EVERY * 3,
+    );
     let owed = settling.owed();
     assert_eq!(
         (owed.sessions, owed.bytes, owed.unseen),
@@ -113,16 +124,45 @@ fn what_was_owed_and_cannot_be_seen_any_more_is_still_owed() {
 }
 
 #[test]
+fn an_envoy_that_tells_the_rest_has_sent_what_was_just_in_its_buffers() {
+    let (mut settling, mut last) = of(&["a"]);
+    let now = Instant::now();
+    let buffered = Outstanding {
+        unsent: Some(Unsent {
+            buffered: 7,
+            ..Unsent::default()
+        }),
+        ..SETTLED
+    };
+    ask(&mut settling, &mut last, now);
+    told(&mut settling, "a", 1, buffered, now);
+    ask(&mut settling, &mut last, now + LOOK_EVERY);
+    told(&mut settling, "a", 2, Outstanding::default(), now + LOOK_EVERY);
+    assert_eq!(
+        (settling.owed().bytes, settling.owed().unseen),
+        (7, 0),
+        "it is lost"
+    );
+    ask(&mut settling, &mut last, now + LOOK_EVERY * 2);
+    let sent = Outstanding {
+        unsent: None,
+        ..SETTLED
+    };
+    told(&mut settling, "a", 3, sent, now + LOOK_EVERY * 2);
+    assert_eq!((settling.owed().bytes, settling.owed().unseen), (0, 1));
+}
+
+#[test]
 fn a_node_that_is_gone_owes_nothing() {
     let (mut settling, mut last) = of(&["a", "b"]);
     let now = Instant::now();
     ask(&mut settling, &mut last, now);
-    settling.told("a", 1, queued(7), now);
+    told(&mut settling, "a", 1, queued(7), now);
     settling.sync([Arc::from("b")].iter());
     let owed = settling.owed();
     assert_eq!((owed.nodes, owed.bytes, owed.unasked), (1, 0, 1));
     assert_eq!(settling.next_deadline(false), None);
-    settling.told("b", 2, SETTLED, now);
+    told(&mut settling, "b", 2, SETTLED, now);
     assert_eq!(
         settling.owed(),
         Owed {
@@ -138,9 +178,9 @@ fn what_nobody_tells_is_not_zero() {
     let now = Instant::now();
     assert_eq!(settling.known(), None);
     ask(&mut settling, &mut last, now);
-    settling.told("a", 1, Outstanding::default(), now);
+    told(&mut settling, "a", 1, Outstanding::default(), now);
     assert_eq!(settling.known(), Some(Outstanding::default()));
-    settling.told("b", 2, queued(7), now);
+    told(&mut settling, "b", 2, queued(7), now);
     assert_eq!(settling.known(), Some(queued(7)));
 }
 
@@ -183,7 +223,7 @@ mod property {
                     2 => now += LOOK_EVERY,
                     _ => {
                         if let Some(ask) = out.remove(names[node]) {
-                            prop_assert!(settling.told(names[node], ask, seen, now));
+                            prop_assert!(told(&mut settling, names[node], ask, seen, now));
                         }
                     }
                 }

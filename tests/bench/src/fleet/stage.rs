@@ -230,6 +230,8 @@ fn drain_request() -> StartDrainRequest {
         policy: Some(Policy {
             quiet_period: Some(proto(Duration::ZERO)),
             timeout: Some(proto(2 * BOUND)),
+            // The clients of simulated filters are nowhere to be seen.
+            linger: Some(proto(Duration::ZERO)),
             ..Policy::default()
         }),
         ..StartDrainRequest::default()
