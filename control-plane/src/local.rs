@@ -105,7 +105,7 @@ mod tests {
         let (sender, ended) = std::sync::mpsc::channel();
         let watch = |local: Local| {
             let sender = sender.clone();
-            when_ended(local, move || drop(sender.send(local))).expect("watched");
+            when_ended(local, move || sender.send(local).expect("heard")).expect("watched");
         };
         let older = Local {
             started: local.started + 1,

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path, process::Command};
 
-use ebb::core::policy::{Evidence, OnTimeout, Policy};
+use ebb::core::policy::{Evidence, OnTimeout, Policy, Tcp};
 
 /// Every key with its default, as the code has it.
 fn keys() -> Vec<(&'static str, String)> {
@@ -32,6 +32,17 @@ fn keys() -> Vec<(&'static str, String)> {
             }
             .to_owned(),
         ),
+        (
+            "tcp",
+            match policy.tcp {
+                Tcp::Wait => "wait",
+                Tcp::Ignore => "ignore",
+            }
+            .to_owned(),
+        ),
+        ("linger", span(policy.linger)),
+        ("flush", span(policy.flush)),
+        ("idle", span(policy.idle)),
     ]
 }
 

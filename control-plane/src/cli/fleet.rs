@@ -9,6 +9,8 @@ use super::{
     blockers::{self, BlockerView},
     client::{CallError, Client},
     common::{count, from_wire, human},
+    output::one_line,
+    outstanding::{self, OutstandingView},
     processes::{self, ProcessView},
     table::{Column, Table},
 };
@@ -53,6 +55,11 @@ pub(crate) struct DrainView {
     pub(crate) holding: bool,
     pub(crate) in_flight: u64,
     pub(crate) elapsed_ms: u64,
+    /// Null where nothing is known of it.
+    pub(crate) outstanding: Option<OutstandingView>,
+    /// For the text: what it waits for besides requests.
+    #[serde(skip)]
+    pub(crate) awaited: Vec<String>,
     pub(crate) nodes: Vec<String>,
     pub(crate) listeners: Vec<String>,
 }
@@ -176,7 +183,7 @@ impl Fleet {
                 Column::Number("ELAPSED"),
                 Column::Text("SCOPE"),
             ]);
-            for drain in shown {
+            for drain in &shown {
                 table.row([
                     drain.id.clone(),
                     drain.phase_text(),
@@ -187,6 +194,8 @@ impl Fleet {
             }
             lines.push(String::new());
             lines.extend(table.lines());
+            let waiting = shown.iter().filter(|drain| !drain.has_ended());
+            lines.extend(waiting.filter_map(|drain| drain.waits_for()));
         }
         if !ended.is_empty() {
             lines.push(String::new());
@@ -212,6 +221,20 @@ impl DrainView {
     /// Whether its outcome stands.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.phase, "drained" | "timed_out" | "cancelled" | "cut")
+    }
+
+    /// `, 37 kB towards 1 client`: what it waits for besides requests in flight, if anything.
+    pub(crate) fn more(&self) -> String {
+        match self.has_ended() {
+            true => String::new(),
+            false => self.awaited.iter().map(|part| format!(", {part}")).collect(),
+        }
+    }
+
+    /// `drain d-1 waits for 37 kB towards 1 client`, besides requests in flight.
+    fn waits_for(&self) -> Option<String> {
+        let id = one_line(&self.id);
+        (!self.awaited.is_empty()).then(|| format!("drain {id} waits for {}", self.awaited.join(", ")))
     }
 
     /// An ended drain that holds still closes connections: that must be seen.
@@ -255,6 +278,7 @@ impl From<Node> for NodeView {
 
 impl From<Drain> for DrainView {
     fn from(drain: Drain) -> Self {
+        let awaited = outstanding::awaited(&drain);
         let scope = drain.scope.unwrap_or_default();
         Self {
             id: drain.id,
@@ -262,6 +286,8 @@ impl From<Drain> for DrainView {
             holding: drain.holding,
             in_flight: drain.in_flight,
             elapsed_ms: millis(drain.elapsed),
+            outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
+            awaited,
             nodes: scope.nodes,
             listeners: scope.listeners,
         }
@@ -309,7 +335,7 @@ pub(crate) fn describe(reporter: &UnknownReporter) -> String {
     } else {
         &reporter.reason
     };
-    super::output::one_line(&format!("{}/{}: {reason}", reporter.node, reporter.reporter))
+    one_line(&format!("{}/{}: {reason}", reporter.node, reporter.reporter))
 }
 
 /// With reporters unknown, the count is only what is known at least.

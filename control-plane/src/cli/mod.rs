@@ -17,6 +17,7 @@ mod forget;
 mod log_writer;
 mod logging;
 mod output;
+mod outstanding;
 pub mod paths;
 mod processes;
 mod report;
@@ -57,7 +58,7 @@ Examples:
 enum Command {
     Serve(serve::Args),
     Run(run::Args),
-    Drain(drain::Args),
+    Drain(Box<drain::Args>),
     Cancel(cancel::Args),
     Forget(forget::Args),
     Report(report::Args),
@@ -102,7 +103,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve(args) => serve::run(args.try_into()?),
         Command::Run(args) => run::run(args.try_into()?),
-        Command::Drain(args) => drain::run(&args.try_into()?),
+        Command::Drain(args) => drain::run(&(*args).try_into()?),
         Command::Cancel(args) => cancel::run(&args.try_into()?),
         Command::Forget(args) => forget::run(&args.try_into()?),
         Command::Report(args) => report::run(&args.try_into()?),

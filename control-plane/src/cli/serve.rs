@@ -142,10 +142,7 @@ impl Given {
                     State::Directory(directory) => Some(directory.clone().into_os_string()),
                 };
             }
-            policies.general = policies
-                .general
-                .with(&config.drain)
-                .map_err(|error| Failure::Usage(error.to_string()))?;
+            policies.general = policies.general.overridden(&config.drain);
             policies.special.clone_from(&config.drain_for);
         }
         Ok(ServeOptions {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Config, defaults, process::Process};
 use crate::core::policy::Policy;
 
-/// What a drain must leave for requests to end, beside its announcement and its quiet period.
+/// What a drain must leave for requests to end, beside what it waits for in any case.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What a drain may take in a shutdown, or the sum that does not fit.
@@ -23,7 +23,7 @@ pub(super) fn drain_timeout(config: &Config) -> Result<Duration, String> {
         return Ok(policy.timeout);
     }
     let most = policy.timeout;
-    let least = policy.announce + policy.quiet_period + SHORTEST_WAIT;
+    let least = policy.least() + SHORTEST_WAIT;
     let smallest = if configured.is_some() {
         most
     } else {

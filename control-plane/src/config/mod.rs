@@ -24,7 +24,7 @@ use crate::{
     address::Address,
     core::{
         policies::Special,
-        policy::{Evidence, OnTimeout, Policy, PolicyError, PolicyOverrides},
+        policy::{Evidence, OnTimeout, Policy, PolicyError, PolicyOverrides, Tcp},
     },
 };
 pub use error::{ConfigError, Problem};
@@ -211,7 +211,7 @@ fn control_plane(mut section: Section<'_>) -> ControlPlane {
 fn drain(mut section: Section<'_>) -> (PolicyOverrides, Vec<Special>) {
     let overrides = keys(&mut section);
     let general = Policy::default().overridden(&overrides);
-    refuse_problems(&mut section, &general);
+    refuse_problems(&mut section, &Policy::default().fitted(&overrides));
     let special = section
         .sections("for")
         .into_iter()
@@ -235,10 +235,9 @@ fn special(mut section: Section<'_>, general: &Policy) -> Special {
             "name `nodes` or `listeners`, or put the keys into [drain]",
         );
     }
-    let policy = general.overridden(&special.overrides);
     // What is wrong with `[drain]` itself has been told there.
-    if general.problems().is_empty() {
-        refuse_problems(&mut section, &policy);
+    if general.fitted(&PolicyOverrides::default()).problems().is_empty() {
+        refuse_problems(&mut section, &general.fitted(&special.overrides));
     }
     section.finish();
     special
@@ -253,6 +252,7 @@ fn refuse_problems(section: &mut Section<'_>, policy: &Policy) {
             PolicyError::CannotFit { .. } => "timeout",
             PolicyError::UnknownOnTimeout(_) => "on_timeout",
             PolicyError::UnknownEvidence(_) => "evidence",
+            PolicyError::UnknownTcp(_) => "tcp",
         };
         let text = error.to_string();
         section.refuse(
@@ -271,31 +271,42 @@ fn keys(section: &mut Section<'_>) -> PolicyOverrides {
         timeout: duration(section, "timeout"),
         ramp: duration(section, "ramp"),
         lease: duration(section, "lease"),
-        on_timeout: section.take::<Spanned<String>>("on_timeout").and_then(|text| {
-            match text.get_ref().as_str() {
-                "proceed" => Some(OnTimeout::Proceed),
-                "abort" => Some(OnTimeout::Abort),
-                _ => {
-                    section.refuse("on_timeout", Some(&text.span()), "write \"proceed\" or \"abort\"");
-                    None
-                }
-            }
-        }),
-        evidence: section.take::<Spanned<String>>("evidence").and_then(|text| {
-            let evidence = match text.get_ref().as_str() {
-                "auto" => Some(Evidence::Auto),
-                "filter" => Some(Evidence::Filter),
-                "admin" => Some(Evidence::Admin),
-                "delay" => Some(Evidence::Delay),
-                _ => None,
-            };
-            if evidence.is_none() {
-                let why = "write \"auto\", \"filter\", \"admin\" or \"delay\"";
-                section.refuse("evidence", Some(&text.span()), why);
-            }
-            evidence
-        }),
+        on_timeout: word(
+            section,
+            "on_timeout",
+            &[("proceed", OnTimeout::Proceed), ("abort", OnTimeout::Abort)],
+        ),
+        evidence: word(
+            section,
+            "evidence",
+            &[
+                ("auto", Evidence::Auto),
+                ("filter", Evidence::Filter),
+                ("admin", Evidence::Admin),
+                ("delay", Evidence::Delay),
+            ],
+        ),
+        tcp: word(section, "tcp", &[("wait", Tcp::Wait), ("ignore", Tcp::Ignore)]),
+        linger: duration(section, "linger"),
+        flush: duration(section, "flush"),
+        idle: duration(section, "idle"),
     }
+}
+
+/// One of a few words.
+fn word<T: Copy>(section: &mut Section<'_>, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+    let text = section.take::<Spanned<String>>(key)?;
+    let found = words.iter().find(|(word, _)| word == text.get_ref());
+    if found.is_none() {
+        let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let why = match quoted.split_last() {
+            Some((last, [])) => format!("write {last}"),
+            Some((last, others)) => format!("write {} or {last}", others.join(", ")),
+            None => String::new(),
+        };
+        section.refuse(key, Some(&text.span()), &why);
+    }
+    found.map(|(_, value)| *value)
 }
 
 #[cfg(test)]

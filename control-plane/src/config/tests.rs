@@ -120,11 +120,15 @@ fn every_key_of_the_reference_is_known() {
         ramp = "2s"
         lease = "10s"
         on_timeout = "abort"
+        linger = "0s"
+        flush = "1100ms"
+        idle = "3s"
         [[drain.for]]
         nodes = "edge-1"
         listeners = ["uploads", "ingress"]
         timeout = "50s"
         evidence = "filter"
+        tcp = "ignore"
         [shutdown]
         grace_period = "1m"
         [[process]]
@@ -169,6 +173,13 @@ fn every_key_of_the_reference_is_known() {
         (None, Some(Evidence::Filter))
     );
     assert_eq!(config.drain.on_timeout, Some(OnTimeout::Abort));
+    let owed = (config.drain.linger, config.drain.flush, config.drain.idle);
+    let millis = |millis| Some(Duration::from_millis(millis));
+    assert_eq!(owed, (millis(0), millis(1_100), millis(3_000)));
+    assert_eq!(
+        (config.drain.tcp, special.overrides.tcp),
+        (None, Some(Tcp::Ignore))
+    );
     let [a, b, c] = config.processes.as_slice() else {
         panic!("three processes");
     };
@@ -436,5 +447,28 @@ fn a_policy_for_nobody_or_that_does_not_fit_on_top_of_the_general_one_is_refused
     assert!(
         told[1].starts_with("drain.for[1].timeout: 10s cannot hold announce 20s"),
         "{told:?}"
+    );
+}
+
+#[test]
+fn a_short_drain_is_accepted_and_one_that_cannot_hold_its_own_keys_is_refused() {
+    assert!(parse("[drain]\ntimeout = \"700ms\"\n", None).is_ok());
+    let text = |source: &str| {
+        let problems = parse(source, None).expect_err("refused");
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let refused = text("[drain]\ntimeout = \"700ms\"\nlinger = \"1s\"\ntcp = \"drop\"\n");
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(
+        refused
+            .iter()
+            .any(|line| line.contains("write \"wait\" or \"ignore\"")),
+        "{refused:?}"
+    );
+    assert!(
+        refused
+            .iter()
+            .any(|line| line.contains("announce 0s + linger 1s")),
+        "{refused:?}"
     );
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     drains::{StartError, StartRequest},
+    outstanding::{Outstanding, Unsent},
     policy::PolicyOverrides,
     scope::Scope,
     *,
@@ -26,7 +27,22 @@ struct World {
     stored: Vec<Record>,
     /// The last question to each Envoy.
     asked: BTreeMap<String, u64>,
+    /// What is seen of every Envoy, at once whenever it is looked at; `None` = nobody answers.
+    seen: Option<Outstanding>,
+    /// Looks that nobody answered: node and question.
+    looks: Vec<(String, u64)>,
 }
+
+/// Of an Envoy that can be seen, and owes nothing.
+const SETTLED: Outstanding = Outstanding {
+    tcp: Some(0),
+    unsent: Some(Unsent {
+        buffered: 0,
+        queued: 0,
+        clients: 0,
+    }),
+    upstream: Some(0),
+};
 
 impl World {
     fn new() -> Self {
@@ -54,12 +70,16 @@ impl World {
             told: BTreeMap::new(),
             stored: Vec::new(),
             asked: BTreeMap::new(),
+            seen: Some(SETTLED),
+            looks: Vec::new(),
         }
     }
 
-    fn take(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+    fn take(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+        let mut follows = Vec::new();
         for effect in &effects {
             match effect {
+                Effect::AskOutstanding { node, ask, .. } => follows.push((node.clone(), *ask)),
                 Effect::Send { stream, command } => {
                     self.told.insert(stream.0, command.clone());
                 }
@@ -70,7 +90,21 @@ impl World {
                 _ => {}
             }
         }
+        for (node, ask) in follows {
+            match self.seen {
+                Some(seen) => effects.extend(self.told_outstanding(&node, ask, seen)),
+                None => self.looks.push((node, ask)),
+            }
+        }
         effects
+    }
+
+    fn told_outstanding(&mut self, node: &str, ask: u64, outstanding: Outstanding) -> Vec<Effect> {
+        self.happen(Event::OutstandingTold {
+            node: node.to_owned(),
+            ask,
+            outstanding,
+        })
     }
 
     fn happen(&mut self, event: Event) -> Vec<Effect> {
@@ -599,6 +633,8 @@ mod blockers;
 mod keeping;
 #[path = "model_tests.rs"]
 mod model;
+#[path = "owing_tests.rs"]
+mod owing;
 #[path = "own_tests.rs"]
 mod own;
 #[path = "report_tests.rs"]

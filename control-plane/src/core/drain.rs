@@ -12,6 +12,7 @@ use super::{
     record::Record,
     report::Recorder,
     scope::Scope,
+    settling::Settling,
     tally::Tally,
 };
 
@@ -35,6 +36,8 @@ pub struct Drain {
     pub(super) started: Instant,
     pub(super) machine: Machine,
     pub(super) tally: Tally,
+    /// What its Envoys owe beyond the requests in flight.
+    pub(super) settling: Settling,
     pub(super) recorder: Recorder,
     /// How it looked when it ended: what it holds goes on changing after that.
     pub(super) last: Option<v1::Drain>,
@@ -123,6 +126,7 @@ impl Drain {
                 started,
                 machine,
                 tally,
+                settling: Settling::default(),
                 recorder: Recorder::resume(record.report.unwrap_or_default()),
                 last,
                 renew_at,
@@ -249,9 +253,15 @@ impl Drain {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.machine.next_deadline(), self.renew_at, self.keep_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let next_look = self.next_look();
+        [
+            self.machine.next_deadline(),
+            self.renew_at,
+            self.keep_at,
+            next_look,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }

@@ -11,6 +11,7 @@ use super::{
     refusal::named,
     report::Recorder,
     scope::Scope,
+    settling::Settling,
     tally::Tally,
 };
 
@@ -81,6 +82,7 @@ impl Core {
             started: now.instant,
             machine,
             tally,
+            settling: Settling::default(),
             recorder: Recorder::default(),
             last: None,
             renew_at: None,
@@ -95,6 +97,7 @@ impl Core {
         self.carry_out(sequence, effects, now, &mut out);
         self.forget_old(&mut out);
         self.step_admins(now, &mut out);
+        self.step_looks(now, &mut out);
         Ok((id, out))
     }
 
@@ -139,6 +142,7 @@ impl Core {
         let mut out = Vec::new();
         self.drive(sequence, machine::Event::Cancel, now, &mut out);
         self.step_admins(now, &mut out);
+        self.step_looks(now, &mut out);
         Some(out)
     }
 
@@ -194,13 +198,17 @@ impl Core {
         else {
             return;
         };
+        drain.sync_settling();
         let evidence = drain.tally.rests_on();
         let changed = drain.rest_on(evidence, drain.machine.elapsed(now.instant));
         out.push(Effect::DrainChanged {
             id: drain.id.clone(),
             phase: changed,
         });
-        let seen = machine::Event::Observed(drain.tally.observation());
+        let seen = machine::Event::Observed(machine::Observation {
+            owed: drain.settling.owed(),
+            ..drain.tally.observation()
+        });
         self.drive(sequence, seen, now, out);
     }
 
@@ -209,6 +217,7 @@ impl Core {
             return;
         };
         let effects = drain.machine.handle(event, now.instant);
+        drain.warn_of_upstream();
         self.carry_out(sequence, effects, now, out);
     }
 
@@ -219,6 +228,7 @@ impl Core {
             match effect {
                 machine::Effect::Publish => self.publish(sequence, now, out),
                 machine::Effect::Confirm => self.confirm(sequence, now, out),
+                machine::Effect::Look => self.look(sequence, now, out),
                 machine::Effect::Keep => self.keep(sequence, now, out),
                 machine::Effect::Changed => self.changed(sequence, out),
             }
@@ -278,6 +288,7 @@ impl Core {
             drain.recorder.keep(now.instant);
             if drain.machine.is_ended() {
                 drain.last = Some(view);
+                drain.settling = Settling::default();
             }
         }
     }

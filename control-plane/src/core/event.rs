@@ -7,6 +7,7 @@ use ebb_proto::v1;
 use super::{
     admins::Reading,
     fleet::{Epoch, Peer, ReporterRecord, StreamId},
+    outstanding::Outstanding,
     record::Record,
 };
 
@@ -66,6 +67,15 @@ pub enum Event {
         /// What it said; else why not, in words.
         reading: Result<Reading, String>,
     },
+    /// [`Effect::AskOutstanding`] was carried out.
+    OutstandingTold {
+        /// The node.
+        node: String,
+        /// The ask that this answers.
+        ask: u64,
+        /// What was seen.
+        outstanding: Outstanding,
+    },
     /// [`Effect::PullLever`] was carried out, or was not.
     LeverDone {
         /// The node.
@@ -124,6 +134,15 @@ pub enum Effect {
         ask: u64,
         /// Whether upstream endpoints are wanted as well.
         upstreams: bool,
+    },
+    /// Look at what a node's Envoy owes its clients. [`Event::OutstandingTold`] follows, within a bound.
+    AskOutstanding {
+        /// The node.
+        node: String,
+        /// The number to answer with; of no other question.
+        ask: u64,
+        /// The listeners that count; empty = all.
+        listeners: Vec<String>,
     },
     /// Have a node's Envoy close its connections by itself, or serve again. [`Event::LeverDone`] follows, within a bound.
     PullLever {

@@ -1,21 +1,24 @@
 //! The drain machine: one drain, from its announcement to its end.
 //!
 //! ```text
-//!   start --announce over--> Draining <---------------------------.
-//!     |                         | zero, nobody unknown            | in flight, or somebody unknown
-//!     | announce > 0            v                                 |
-//!     '--> Announced          Quiet --quiet period over--> Confirming --all confirmed--> Ended(drained)
-//!                               ^ |                               |
-//!                               '-'  a request came and went      | (the same: back to Quiet)
-//!                               ^---------------------------------'
+//!   start --announce over--> Draining <-----------------------------------------.
+//!     |                         | zero, nobody unknown                          | in flight, or somebody unknown
+//!     | announce > 0            v                                               |
+//!     '--> Announced          Quiet --quiet period over--> Confirming --all confirmed--> Looking --nothing owed--> Ended
+//!                               ^ |                          ^                  |           | something      (drained)
+//!                               '-'  a request came and went '--nothing owed-- Settling <---'
+//!                               ^-----------------------------------------------'
 //!
 //!   any state but Ended: the deadline passes -> Ended(timed out); cancel -> Ended(cancelled)
 //!   Ended(drained) is Ended(cut) where an Envoy ended with requests in flight meanwhile.
 //!   Ended(drained | cut | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a later
-//!   drain of the same scope holds. One that closes nothing holds nothing.
+//!   drain of the same scope holds. One that closes nothing holds nothing, and owes its clients nothing.
 //! ```
 //! A reporter whose last word was zero may have died since; so at the end of the quiet period everybody is asked
 //! once more, and only their answers end the drain. That costs one round trip and is what makes `drained` true.
+//!
+//! Requests that are done may not have been delivered. So then the Envoys are looked at from outside ([`Owed`]), and a drain
+//! that had to wait for them has everything confirmed anew: it ends by words that are as fresh as if it had not waited.
 //!
 //! Nothing in here reads a clock, waits or does I/O: time comes in as `now`, work goes out as [`Effect`]s.
 
@@ -24,7 +27,13 @@ use std::time::{Duration, Instant};
 use ebb_proto::v1;
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Evidence, OnTimeout, Policy};
+use super::{
+    policy::{Evidence, OnTimeout, Policy},
+    settling::Owed,
+};
+use quiet::Stage;
+
+mod quiet;
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,9 +67,7 @@ enum State {
     Quiet {
         since: Instant,
         arrivals: u64,
-    },
-    Confirming {
-        arrivals: u64,
+        stage: Stage,
     },
     Ended {
         outcome: Outcome,
@@ -82,6 +89,8 @@ pub struct Observation {
     pub unconfirmed: usize,
     /// Requests that were cut since the drain began, by Envoys that ended.
     pub cut: u64,
+    /// What Envoys owe beyond that, as far as the drain waits for it.
+    pub owed: Owed,
 }
 
 /// What happens to a drain.
@@ -104,6 +113,8 @@ pub enum Effect {
     Publish,
     /// Ask every reporter in scope; its answer shows in [`Observation::unconfirmed`].
     Confirm,
+    /// Look at every Envoy in scope; its answer shows in [`Owed::unasked`].
+    Look,
     /// Write it down, before anything that follows: a control plane that comes after this one has to know.
     Keep,
     /// The phase, or whether it holds, changed: tell whoever watches.
@@ -243,30 +254,19 @@ impl Machine {
 
     fn observed(&mut self, seen: Observation, state: State, now: Instant) -> Vec<Effect> {
         (self.in_flight, self.cut) = (seen.in_flight, seen.cut);
-        let zero = seen.in_flight == 0 && seen.unknown == 0 && self.policy.evidence != Evidence::Delay;
+        let nothing = seen.in_flight == 0 && seen.unknown == 0 && seen.owed.sessions == 0;
+        let zero = nothing && self.policy.evidence != Evidence::Delay;
         match state {
             State::Announced | State::Ended { .. } => Vec::new(),
             State::Draining if zero => self.quiet(seen, now, vec![Effect::Changed]),
             State::Draining => Vec::new(),
-            State::Quiet { .. } | State::Confirming { .. } if !zero => {
+            State::Quiet { .. } if !zero => {
                 self.state = State::Draining;
                 vec![Effect::Changed]
             }
-            State::Quiet { arrivals, .. } | State::Confirming { arrivals } if arrivals != seen.arrivals => {
-                self.quiet(seen, now, Vec::new())
-            }
-            State::Confirming { .. } if seen.unconfirmed == 0 => self.end(Outcome::Drained, now),
-            State::Quiet { .. } | State::Confirming { .. } => Vec::new(),
+            State::Quiet { arrivals, .. } if arrivals != seen.arrivals => self.quiet(seen, now, Vec::new()),
+            State::Quiet { since, stage, .. } => self.still(stage, since, seen, now),
         }
-    }
-
-    fn quiet(&mut self, seen: Observation, now: Instant, mut effects: Vec<Effect>) -> Vec<Effect> {
-        self.state = State::Quiet {
-            since: now,
-            arrivals: seen.arrivals,
-        };
-        effects.extend(self.tick(self.state, now));
-        effects
     }
 
     fn tick(&mut self, state: State, now: Instant) -> Vec<Effect> {
@@ -276,9 +276,10 @@ impl Machine {
                 self.closing_since = Some(now);
                 vec![Effect::Keep, Effect::Publish, Effect::Changed]
             }
-            State::Quiet { since, arrivals } if now >= since + self.policy.quiet_period => {
-                self.state = State::Confirming { arrivals };
-                vec![Effect::Confirm]
+            State::Quiet { since, stage, .. }
+                if self.stage_ends(stage, since).is_some_and(|at| at <= now) =>
+            {
+                self.go_on(Stage::Confirming, vec![Effect::Confirm])
             }
             _ => Vec::new(),
         }
@@ -310,8 +311,11 @@ impl Machine {
         let deadline = self.deadline();
         match self.state {
             State::Announced => Some(deadline.min(self.started + self.policy.announce)),
-            State::Draining | State::Confirming { .. } => Some(deadline),
-            State::Quiet { since, .. } => Some(deadline.min(since + self.policy.quiet_period)),
+            State::Draining => Some(deadline),
+            State::Quiet { since, stage, .. } => {
+                let ends = self.stage_ends(stage, since);
+                Some(ends.map_or(deadline, |at| at.min(deadline)))
+            }
             State::Ended { .. } => None,
         }
     }
@@ -368,7 +372,7 @@ impl Machine {
         match self.state {
             State::Announced => v1::Phase::Announced,
             State::Draining => v1::Phase::Draining,
-            State::Quiet { .. } | State::Confirming { .. } => v1::Phase::Quiet,
+            State::Quiet { .. } => v1::Phase::Quiet,
             State::Ended {
                 outcome: Outcome::Drained,
                 ..

@@ -1,4 +1,5 @@
 use super::*;
+use crate::core::settling::UPSTREAM_WITHIN;
 
 const QUIET: Duration = Duration::from_millis(200);
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -17,6 +18,24 @@ fn seen(in_flight: u64, arrivals: u64) -> Event {
         arrivals,
         ..Observation::default()
     })
+}
+
+/// Nothing in flight, everybody has confirmed, and this is owed.
+fn owing(owed: Owed) -> Event {
+    Event::Observed(Observation {
+        owed,
+        ..Observation::default()
+    })
+}
+
+/// A drain by this policy that is quiet since its start, and looks at what is owed.
+fn looking(policy: Policy) -> (Machine, Instant) {
+    let start = Instant::now();
+    let (mut machine, _) = Machine::start(policy, Hold::Holding, start);
+    machine.handle(seen(0, 0), start);
+    assert_eq!(machine.handle(Event::Tick, start + QUIET), [Effect::Confirm]);
+    assert_eq!(machine.handle(seen(0, 0), start + QUIET), [Effect::Look]);
+    (machine, start)
 }
 
 fn unconfirmed(unconfirmed: usize) -> Event {
@@ -76,6 +95,7 @@ fn zero_is_not_the_end_before_the_quiet_period_and_a_confirmation() {
         ),
         []
     );
+    assert_eq!(machine.handle(seen(0, 1), zero + QUIET), [Effect::Look]);
     let end = machine.handle(seen(0, 1), zero + QUIET);
     assert_eq!(end, [Effect::Keep, Effect::Publish, Effect::Changed]);
     assert_eq!(machine.outcome(), Some((Outcome::Drained, Hold::Holding)));
@@ -131,8 +151,159 @@ fn a_quiet_period_of_zero_confirms_the_first_zero() {
         machine.handle(unconfirmed(1), start),
         [Effect::Changed, Effect::Confirm]
     );
+    assert_eq!(machine.handle(unconfirmed(0), start), [Effect::Look]);
     machine.handle(unconfirmed(0), start);
     assert_eq!(machine.phase(), v1::Phase::Drained);
+}
+
+const ONE: Owed = Owed {
+    nodes: 1,
+    unasked: 0,
+    unseen: 0,
+    sessions: 0,
+    bytes: 0,
+    clients: 0,
+    upstream: 0,
+};
+
+const ENDS: [Effect; 3] = [Effect::Keep, Effect::Publish, Effect::Changed];
+
+#[test]
+fn it_does_not_end_before_everybody_was_looked_at() {
+    let (mut machine, start) = looking(policy());
+    let unasked = Owed { unasked: 1, ..ONE };
+    assert_eq!(machine.handle(owing(unasked), start + QUIET), []);
+    assert_eq!(machine.next_deadline(), Some(start + TIMEOUT));
+    assert_eq!(machine.handle(owing(ONE), start + QUIET), ENDS);
+    assert_eq!(machine.outcome(), Some((Outcome::Drained, Hold::Holding)));
+}
+
+#[test]
+fn bytes_that_clients_have_not_received_hold_it_and_then_everybody_confirms_and_is_looked_at_again() {
+    let (mut machine, start) = looking(policy());
+    let at = start + QUIET;
+    let unsent = Owed { bytes: 9, ..ONE };
+    assert_eq!(machine.handle(owing(unsent), at), []);
+    assert_eq!(machine.phase(), v1::Phase::Quiet);
+    assert_eq!(machine.next_deadline(), Some(start + TIMEOUT));
+    assert_eq!(machine.handle(owing(ONE), at), [Effect::Confirm]);
+    assert_eq!(machine.handle(owing(ONE), at), [Effect::Look]);
+    assert_eq!(machine.handle(owing(ONE), at), ENDS);
+}
+
+#[test]
+fn bytes_hold_it_until_the_deadline() {
+    let (mut machine, start) = looking(policy());
+    machine.handle(owing(Owed { bytes: 9, ..ONE }), start + QUIET);
+    assert_eq!(machine.handle(Event::Tick, start + TIMEOUT), ENDS);
+    assert_eq!(machine.outcome(), Some((Outcome::TimedOut, Hold::Holding)));
+}
+
+#[test]
+fn what_cannot_be_seen_makes_it_linger_from_the_moment_it_was_quiet() {
+    let linger = Duration::from_secs(1);
+    let (mut machine, start) = looking(Policy { linger, ..policy() });
+    let unseen = Owed { unseen: 1, ..ONE };
+    assert_eq!(machine.handle(owing(unseen), start + QUIET), []);
+    assert_eq!(machine.next_deadline(), Some(start + linger));
+    assert_eq!(machine.handle(Event::Tick, start + linger - QUIET), []);
+    assert_eq!(machine.handle(Event::Tick, start + linger), [Effect::Confirm]);
+    assert_eq!(machine.handle(owing(unseen), start + linger), [Effect::Look]);
+    assert_eq!(machine.handle(owing(unseen), start + linger), ENDS);
+    let (mut machine, start) = looking(Policy {
+        linger: Duration::ZERO,
+        ..policy()
+    });
+    assert_eq!(machine.handle(owing(unseen), start + QUIET), ENDS);
+}
+
+#[test]
+fn sessions_count_like_requests_in_flight() {
+    let (mut machine, start) = draining();
+    let session = Owed { sessions: 1, ..ONE };
+    assert_eq!(machine.handle(owing(session), start), []);
+    assert_eq!(machine.phase(), v1::Phase::Draining);
+    assert_eq!(machine.handle(owing(ONE), start), [Effect::Changed]);
+    let (mut machine, start) = looking(policy());
+    assert_eq!(machine.handle(owing(session), start + QUIET), [Effect::Changed]);
+    assert_eq!(machine.phase(), v1::Phase::Draining);
+}
+
+#[test]
+fn what_envoys_do_on_their_own_account_is_waited_for_within_a_bound() {
+    let (mut machine, start) = looking(policy());
+    let mirrored = Owed { upstream: 2, ..ONE };
+    assert_eq!(machine.handle(owing(mirrored), start + QUIET), []);
+    let bound = start + UPSTREAM_WITHIN;
+    assert_eq!(machine.next_deadline(), Some(bound));
+    assert_eq!(machine.handle(Event::Tick, bound), [Effect::Confirm]);
+    assert_eq!(machine.handle(owing(mirrored), bound), [Effect::Look]);
+    assert_eq!(machine.handle(owing(mirrored), bound), ENDS);
+    assert_eq!(machine.outcome(), Some((Outcome::Drained, Hold::Holding)));
+    let (mut machine, start) = looking(policy());
+    machine.handle(owing(mirrored), start + QUIET);
+    assert_eq!(machine.handle(owing(ONE), start + QUIET), [Effect::Confirm]);
+}
+
+#[test]
+fn it_goes_on_for_the_flush_of_loggers_and_for_idle_clients() {
+    let flush = Duration::from_secs(2);
+    let (mut machine, start) = looking(Policy { flush, ..policy() });
+    machine.handle(owing(ONE), start + QUIET);
+    assert_eq!(machine.next_deadline(), Some(start + flush));
+    // A request that came and went has been logged as well.
+    machine.handle(
+        Event::Observed(Observation {
+            arrivals: 1,
+            owed: ONE,
+            ..Observation::default()
+        }),
+        start + flush / 2,
+    );
+    assert_eq!(machine.next_deadline(), Some(start + flush / 2 + QUIET));
+    let idle = Duration::from_secs(3);
+    let (mut machine, start) = looking(Policy { idle, ..policy() });
+    machine.handle(owing(ONE), start + QUIET);
+    assert_eq!(machine.next_deadline(), Some(start + idle));
+    assert_eq!(machine.handle(Event::Tick, start + idle), [Effect::Confirm]);
+}
+
+#[test]
+fn nobody_left_owes_nothing() {
+    let long = Duration::from_secs(3);
+    let (mut machine, start) = looking(Policy {
+        idle: long,
+        flush: long,
+        ..policy()
+    });
+    machine.handle(owing(ONE), start + QUIET);
+    assert_eq!(
+        machine.handle(owing(Owed::default()), start + QUIET),
+        [Effect::Confirm]
+    );
+}
+
+#[test]
+fn one_that_closes_nothing_owes_nothing() {
+    let start = Instant::now();
+    let (mut machine, _) = Machine::start(policy(), Hold::Released, start);
+    machine.handle(seen(0, 0), start);
+    machine.handle(Event::Tick, start + QUIET);
+    assert_eq!(machine.handle(seen(0, 0), start + QUIET), ENDS);
+}
+
+#[test]
+fn a_request_while_it_settles_goes_back_to_draining() {
+    let (mut machine, start) = looking(policy());
+    let at = start + QUIET;
+    machine.handle(owing(Owed { bytes: 9, ..ONE }), at);
+    assert_eq!(machine.handle(seen(1, 1), at), [Effect::Changed]);
+    assert_eq!(machine.phase(), v1::Phase::Draining);
+    // One that came and went restarts the quiet period.
+    let (mut machine, start) = looking(policy());
+    machine.handle(owing(Owed { bytes: 9, ..ONE }), start + QUIET);
+    machine.handle(seen(0, 1), start + QUIET);
+    assert_eq!(machine.next_deadline(), Some(start + QUIET * 2));
 }
 
 #[test]
@@ -218,35 +389,75 @@ mod property {
             new: u64,
             unknown: usize,
             unconfirmed: usize,
+            owed: Owed,
         },
         Cancel,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let see =
-            (0u64..3, 0u64..2, 0usize..2, 0usize..2).prop_map(|(in_flight, new, unknown, unconfirmed)| {
-                Step::See {
-                    in_flight,
-                    new,
-                    unknown,
-                    unconfirmed,
+        let few = || prop::bool::weighted(0.3);
+        let owed =
+            (few(), few(), few(), few(), few()).prop_map(|(unasked, unseen, sessions, bytes, upstream)| {
+                Owed {
+                    nodes: 1,
+                    unasked: unasked.into(),
+                    unseen: unseen.into(),
+                    sessions: sessions.into(),
+                    bytes: bytes.into(),
+                    clients: bytes.into(),
+                    upstream: upstream.into(),
                 }
             });
+        let see = (0u64..2, 0u64..2, 0usize..2, 0usize..2, owed.clone()).prop_map(
+            |(in_flight, new, unknown, unconfirmed, owed)| Step::See {
+                in_flight,
+                new,
+                unknown,
+                unconfirmed,
+                owed,
+            },
+        );
+        // Most of the time nothing happens: else none would end drained.
+        let calm = Step::See {
+            in_flight: 0,
+            new: 0,
+            unknown: 0,
+            unconfirmed: 0,
+            owed: ONE,
+        };
+        let owes = owed.prop_map(|owed| Step::See {
+            in_flight: 0,
+            new: 0,
+            unknown: 0,
+            unconfirmed: 0,
+            owed,
+        });
+        let see = prop_oneof![1 => see, 2 => owes, 4 => Just(calm)];
         let step = prop_oneof![6 => (0u64..400).prop_map(Step::Wait), 8 => see, 1 => Just(Step::Cancel)];
         prop::collection::vec(step, 1..80)
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Against a model that only remembers since when nothing was in flight, unknown or new: whatever the order
         /// of events and the clock, `drained` comes only after that long, the deadline always holds, a cancel wins.
         #[test]
-        fn any_order_of_events_keeps_the_rules(steps in steps(), quiet in 0u64..500, announce in 0u64..500) {
+        fn any_order_of_events_keeps_the_rules(
+            steps in steps(),
+            quiet in 0u64..500,
+            announce in 0u64..500,
+            (linger, flush, idle) in (0u64..800, 0u64..800, 0u64..800),
+        ) {
             let start = Instant::now();
             let quiet = Duration::from_millis(quiet);
             let policy = Policy {
                 quiet_period: quiet,
                 announce: Duration::from_millis(announce),
                 timeout: Duration::from_secs(2),
+                linger: Duration::from_millis(linger),
+                flush: Duration::from_millis(flush),
+                idle: Duration::from_millis(idle),
                 ..Policy::default()
             };
             let (mut machine, _) = Machine::start(policy.clone(), Hold::Holding, start);
@@ -260,12 +471,12 @@ mod property {
                         now += Duration::from_millis(millis);
                         machine.handle(Event::Tick, now);
                     }
-                    Step::See { in_flight, new, unknown, unconfirmed } => {
+                    Step::See { in_flight, new, unknown, unconfirmed, owed } => {
                         arrivals += new;
-                        let seen = Observation { in_flight, arrivals, unknown, unconfirmed, cut: 0 };
+                        let seen = Observation { in_flight, arrivals, unknown, unconfirmed, owed, cut: 0 };
                         last = Some(seen);
                         machine.handle(Event::Observed(seen), now);
-                        if in_flight > 0 || unknown > 0 {
+                        if in_flight > 0 || unknown > 0 || owed.sessions > 0 {
                             zero_since = None;
                         } else if zero_since.is_none() || new > 0 {
                             zero_since = Some(now);
@@ -284,7 +495,14 @@ mod property {
                 if before.is_none() && machine.outcome().map(|(outcome, _)| outcome) == Some(Outcome::Drained) {
                     let seen = last.expect("only an observation ends a drain as drained");
                     prop_assert_eq!((seen.in_flight, seen.unknown, seen.unconfirmed), (0, 0, 0));
-                    prop_assert!(zero_since.is_some_and(|since| now >= since + quiet));
+                    let quiet_since = zero_since.expect("nothing was in flight");
+                    prop_assert!(now >= quiet_since + quiet);
+                    let owed = seen.owed;
+                    prop_assert_eq!((owed.unasked, owed.sessions, owed.bytes), (0, 0, 0));
+                    prop_assert!(now >= quiet_since + policy.flush);
+                    prop_assert!(owed.unseen == 0 || now >= quiet_since + policy.linger);
+                    prop_assert!(owed.upstream == 0 || now >= quiet_since + UPSTREAM_WITHIN);
+                    prop_assert!(now >= start + policy.announce + policy.idle);
                     prop_assert!(now < start + policy.timeout);
                 }
                 if now >= start + policy.timeout {

@@ -17,6 +17,8 @@
 //! | `fleet` | who is attached, and whether their word counts |
 //! | `leaving` | who is done: reporters that said goodbye, processes that were seen to end |
 //! | `outstanding` | what an Envoy still owes its clients beyond the requests in flight |
+//! | `settling` | what the Envoys of a drain owe, and whom to look at next |
+//! | `owing` | looking at them, and what a drain makes of what is seen |
 //! | `drain` | one drain with all that belongs to it |
 //! | `refusal` | why one is not started |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
@@ -43,6 +45,7 @@ pub mod leaving;
 pub mod machine;
 mod node;
 pub mod outstanding;
+mod owing;
 pub mod policies;
 pub mod policy;
 mod queries;
@@ -51,6 +54,7 @@ pub mod record;
 mod refusal;
 pub mod report;
 pub mod scope;
+pub mod settling;
 pub mod tally;
 pub mod timeline;
 mod view;
@@ -113,6 +117,8 @@ pub struct Core {
     generation: u64,
     /// The last ask put to anybody.
     ask: u64,
+    /// The last look at an Envoy.
+    looks: u64,
     /// Asks that somebody outside waits for, with those whose answers are missing.
     queries: BTreeMap<u64, HashSet<Asked>>,
     /// Asks for blockers.
@@ -152,6 +158,7 @@ impl Core {
             // Greater than any that an earlier control plane got to by counting.
             generation: u64::try_from(millis).unwrap_or_default(),
             ask: 0,
+            looks: 0,
             queries: BTreeMap::new(),
             inquiries: Inquiries::default(),
             ending: BTreeMap::new(),
@@ -209,6 +216,11 @@ impl Core {
             Event::AdminAnswered { node, ask, reading } => {
                 self.admin_answered(&node, ask, reading, now, &mut out)
             }
+            Event::OutstandingTold {
+                node,
+                ask,
+                outstanding,
+            } => self.outstanding_told(&node, ask, outstanding, now, &mut out),
             Event::LeverDone { node, close, result } => self.lever_done(&node, close, result, now, &mut out),
             Event::Tick => self.tick(now, &mut out),
         }
@@ -216,6 +228,7 @@ impl Core {
             self.end_processes(now, &mut out);
         }
         self.step_admins(now, &mut out);
+        self.step_looks(now, &mut out);
         if self.fleet.has_changed() {
             self.keep_fleet_at.get_or_insert(now.instant + KEEP_FLEET_EVERY);
         }

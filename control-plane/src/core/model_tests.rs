@@ -2,7 +2,7 @@
 //!
 //! The model knows what each VM and each Envoy has in flight, and what they told last of it. They speak in any order, late, or
 //! never. So a drain may end while something is in flight that began since everybody was asked for the last time; but
-//! never against the last word of anybody.
+//! never against the last word of anybody. What Envoys owe is seen as it is whenever somebody looks, or late, or not at all.
 
 use proptest::prelude::*;
 
@@ -36,7 +36,11 @@ enum Step {
     FindAdmin(usize),
     /// An Envoy answers what it was asked, or fails to.
     Answer(usize, bool),
-    /// Everybody who is attached tells, and every Envoy answers.
+    /// An Envoy owes its clients this many bytes from now on, and has so many TCP sessions.
+    Owe(usize, u64, u64),
+    /// A look at an Envoy is answered: by what there is, or by what can be seen of it, which is nothing.
+    See(usize, bool),
+    /// Everybody who is attached tells, every Envoy answers, and every look.
     Round,
     /// Everybody is attached, and all their requests have ended.
     Settle,
@@ -60,6 +64,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => worker().prop_map(Step::End),
         1 => node().prop_map(Step::FindAdmin),
         3 => (node(), prop::bool::weighted(0.7)).prop_map(|(node, well)| Step::Answer(node, well)),
+        1 => (node(), 0u64..2, 0u64..2).prop_map(|(node, bytes, sessions)| Step::Owe(node, bytes, sessions)),
+        2 => (node(), prop::bool::weighted(0.7)).prop_map(|(node, well)| Step::See(node, well)),
         9 => prop_oneof![0u64..60, 150u64..600].prop_map(Step::Wait),
         1 => prop::bool::weighted(0.1).prop_map(|now| if now { Step::Cancel } else { Step::Round }),
         1 => prop::bool::weighted(0.3).prop_map(|now| if now { Step::Restart } else { Step::Round }),
@@ -91,11 +97,23 @@ struct Endpoint {
     told: Option<Result<u64, ()>>,
 }
 
+/// What an Envoy owes, beyond requests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Debt {
+    bytes: u64,
+    sessions: u64,
+    /// Bytes and sessions as this control plane saw them last, if it ever did; `None` = it has not looked since the drain
+    /// began.
+    seen: Option<Option<(u64, u64)>>,
+}
+
 struct Model {
     world: World,
     workers: Vec<Worker>,
     /// By node.
     admins: Vec<Endpoint>,
+    /// By node.
+    debts: Vec<Debt>,
     next_stream: u64,
     policy: PolicyOverrides,
     whole_node: bool,
@@ -111,6 +129,7 @@ impl Model {
             world: World::new(),
             workers: vec![Worker::default(); NODES.len() * WORKERS as usize],
             admins: vec![Endpoint::default(); NODES.len()],
+            debts: vec![Debt::default(); NODES.len()],
             next_stream: 1,
             policy: PolicyOverrides {
                 evidence: Some(evidence),
@@ -124,6 +143,7 @@ impl Model {
             cancelled: false,
             drained_against: None,
         };
+        model.world.seen = None;
         for worker in 0..model.workers.len() {
             model.take(&Step::Attach(worker));
             model.take(&Step::Report(worker));
@@ -145,6 +165,7 @@ impl Model {
             .expect("started");
         self.workers.iter_mut().for_each(|worker| worker.told = None);
         self.admins.iter_mut().for_each(|admin| admin.told = None);
+        self.debts.iter_mut().for_each(|debt| debt.seen = None);
     }
 
     fn evidence(&self) -> Evidence {
@@ -221,8 +242,10 @@ impl Model {
             Step::Round => {
                 (0..self.workers.len()).for_each(|at| self.take(&Step::Report(at)));
                 (0..NODES.len()).for_each(|node| self.take(&Step::Answer(node, true)));
+                (0..NODES.len()).for_each(|node| self.take(&Step::See(node, true)));
             }
             Step::Settle => {
+                (0..NODES.len()).for_each(|node| self.take(&Step::Owe(node, 0, 0)));
                 for at in 0..self.workers.len() {
                     self.take(&Step::End(at));
                     if self.workers[at].stream.is_none() {
@@ -324,6 +347,11 @@ impl Model {
                     reading,
                 });
             }
+            Step::Owe(node, bytes, sessions) => {
+                let debt = &mut self.debts[node];
+                (debt.bytes, debt.sessions) = (bytes, sessions);
+            }
+            Step::See(node, well) => self.see(node, well),
             Step::Round | Step::Settle => {}
             Step::Wait(millis) => self.world.wait(millis),
             Step::Cancel => {
@@ -341,13 +369,57 @@ impl Model {
                 for worker in &mut self.workers {
                     (worker.stream, worker.told) = (None, None);
                 }
+                self.world.seen = None;
                 self.admins.fill(Endpoint::default());
+                self.debts.iter_mut().for_each(|debt| debt.seen = None);
             }
         }
     }
 
+    fn see(&mut self, node: usize, well: bool) {
+        let Some(at) = self.world.looks.iter().position(|(name, _)| name == NODES[node]) else {
+            return;
+        };
+        let (name, ask) = self.world.looks.remove(at);
+        let debt = &mut self.debts[node];
+        let before = debt.seen.flatten();
+        debt.seen = Some(if well {
+            Some((debt.bytes, debt.sessions))
+        } else {
+            before
+        });
+        let (bytes, sessions) = (debt.bytes, debt.sessions);
+        let seen = Outstanding {
+            tcp: Some(sessions),
+            unsent: Some(Unsent {
+                queued: bytes,
+                ..Unsent::default()
+            }),
+            upstream: Some(0),
+        };
+        self.happen(Event::OutstandingTold {
+            node: name,
+            ask,
+            outstanding: if well { seen } else { Outstanding::default() },
+        });
+    }
+
+    /// Why the drain must not have ended now, by what was seen of Envoys.
+    fn owing(&self) -> Option<String> {
+        let debts = self.debts.iter();
+        let owes = |debt: &&Debt| match debt.seen {
+            Some(Some((bytes, sessions))) => bytes + sessions > 0,
+            Some(None) => false,
+            None => true,
+        };
+        debts.clone().find(owes).map(|debt| format!("owes {debt:?}"))
+    }
+
     /// Why the drain must not have ended now, by the last words of all.
     fn objection(&self) -> Option<String> {
+        if let Some(owing) = self.owing() {
+            return Some(owing);
+        }
         (0..NODES.len()).find_map(|node| {
             let mut workers = self.workers.iter().enumerate();
             let mine = |at: &usize| Self::node_of(*at) == node;

@@ -288,13 +288,13 @@ impl Word {
                 arrivals: filter.arrivals.wrapping_add(said.begun),
                 unknown: usize::from(!has_answered(said.answered, by.told)),
                 unconfirmed: usize::from(!said.confirms(by.confirm)),
-                ..Observation::default()
+                ..filter
             },
             Self::Awaited | Self::Silent => Observation {
                 arrivals: filter.arrivals,
                 unknown: 1,
                 unconfirmed: 1,
-                ..Observation::default()
+                ..filter
             },
         }
     }

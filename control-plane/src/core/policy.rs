@@ -30,6 +30,16 @@ pub enum Evidence {
     Delay,
 }
 
+/// What raw TCP sessions mean to a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tcp {
+    /// They are waited for like requests in flight.
+    Wait,
+    /// They are not waited for.
+    Ignore,
+}
+
 /// A complete policy: every key has a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -47,6 +57,15 @@ pub struct Policy {
     pub on_timeout: OnTimeout,
     /// What has to tell that nothing is in flight.
     pub evidence: Evidence,
+    /// What raw TCP sessions mean to it.
+    pub tcp: Tcp,
+    /// How long it goes on once nothing is in flight where it cannot be seen whether clients have received everything;
+    /// 0 = it does not wait for that.
+    pub linger: Duration,
+    /// How long it goes on once nothing is in flight for the sake of buffered access logs; 0 = not at all.
+    pub flush: Duration,
+    /// How long after its listeners began to close it goes on at least, for the sake of idle clients; 0 = not at all.
+    pub idle: Duration,
 }
 
 /// The shortest lease: it is renewed three times in its length, and a renewal has to cross a busy machine.
@@ -69,6 +88,10 @@ impl Default for Policy {
             lease: Duration::from_secs(60),
             on_timeout: OnTimeout::Proceed,
             evidence: Evidence::Auto,
+            tcp: Tcp::Wait,
+            linger: Duration::from_secs(1),
+            flush: Duration::ZERO,
+            idle: Duration::ZERO,
         }
     }
 }
@@ -90,6 +113,14 @@ pub struct PolicyOverrides {
     pub on_timeout: Option<OnTimeout>,
     /// See [`Policy::evidence`].
     pub evidence: Option<Evidence>,
+    /// See [`Policy::tcp`].
+    pub tcp: Option<Tcp>,
+    /// See [`Policy::linger`].
+    pub linger: Option<Duration>,
+    /// See [`Policy::flush`].
+    pub flush: Option<Duration>,
+    /// See [`Policy::idle`].
+    pub idle: Option<Duration>,
 }
 
 /// A policy that cannot be.
@@ -115,18 +146,20 @@ pub enum PolicyError {
         /// Its value.
         value: Duration,
     },
-    /// `announce` and `quiet_period` do not fit into `timeout`, so the drain could never end drained.
+    /// What it waits for in any case does not fit into `timeout`, so the drain could never end drained.
     #[error(
-        "policy.timeout: {} cannot hold announce {} + quiet_period {}: raise timeout, or set it to 0 to not wait",
-        humantime::format_duration(*timeout), humantime::format_duration(*announce), humantime::format_duration(*quiet_period)
+        "policy.timeout: {} cannot hold announce {} + {key} {}: raise timeout, or set it to 0 to not wait",
+        humantime::format_duration(*timeout), humantime::format_duration(*announce), humantime::format_duration(*value)
     )]
     CannotFit {
         /// The deadline.
         timeout: Duration,
         /// The announcement.
         announce: Duration,
-        /// The quiet period.
-        quiet_period: Duration,
+        /// The longest of what comes after it.
+        key: &'static str,
+        /// Its value.
+        value: Duration,
     },
     /// A number that this version does not know.
     #[error("policy.on_timeout: {0} is not a known value")]
@@ -134,22 +167,38 @@ pub enum PolicyError {
     /// A number that this version does not know.
     #[error("policy.evidence: {0} is not a known value")]
     UnknownEvidence(i32),
+    /// A number that this version does not know.
+    #[error("policy.tcp: {0} is not a known value")]
+    UnknownTcp(i32),
 }
 
 impl Policy {
-    /// This policy with the keys of `overrides` in place of its own.
+    /// This policy with the keys of `overrides` in place of its own, as a drain goes by it: see [`Policy::fitted`].
     ///
     /// # Errors
     /// [`PolicyError`], which names the key: the first of [`Policy::problems`].
     pub fn with(&self, overrides: &PolicyOverrides) -> Result<Self, PolicyError> {
-        let policy = self.overridden(overrides);
+        let policy = self.fitted(overrides);
         match policy.problems().into_iter().next() {
             Some(error) => Err(error),
             None => Ok(policy),
         }
     }
 
-    /// This policy with the keys of `overrides` in place of its own, whether that can be or not.
+    /// This policy with the keys of `overrides` in place of its own, whether that can be or not. A `linger` that they do not
+    /// set takes at most what the timeout leaves for it: a short drain must not time out for the sake of what cannot be seen.
+    pub fn fitted(&self, overrides: &PolicyOverrides) -> Self {
+        let mut policy = self.overridden(overrides);
+        if overrides.linger.is_none() {
+            // Half of it: the other half is for the requests.
+            policy.linger = policy
+                .linger
+                .min(policy.timeout.saturating_sub(policy.least()) / 2);
+        }
+        policy
+    }
+
+    /// This policy with the keys of `overrides` in place of its own, to be overridden by others in turn.
     pub fn overridden(&self, overrides: &PolicyOverrides) -> Self {
         Self {
             announce: overrides.announce.unwrap_or(self.announce),
@@ -159,6 +208,10 @@ impl Policy {
             lease: overrides.lease.unwrap_or(self.lease),
             on_timeout: overrides.on_timeout.unwrap_or(self.on_timeout),
             evidence: overrides.evidence.unwrap_or(self.evidence),
+            tcp: overrides.tcp.unwrap_or(self.tcp),
+            linger: overrides.linger.unwrap_or(self.linger),
+            flush: overrides.flush.unwrap_or(self.flush),
+            idle: overrides.idle.unwrap_or(self.idle),
         }
     }
 
@@ -170,6 +223,9 @@ impl Policy {
             ("timeout", self.timeout),
             ("ramp", self.ramp),
             ("lease", self.lease),
+            ("linger", self.linger),
+            ("flush", self.flush),
+            ("idle", self.idle),
         ];
         let too_long = keys.into_iter().filter(|(_, value)| *value > MAX_KEY);
         let mut problems: Vec<PolicyError> = too_long
@@ -178,14 +234,30 @@ impl Policy {
         if self.lease < MIN_LEASE {
             problems.push(PolicyError::ShortLease { value: self.lease });
         }
-        if !self.timeout.is_zero() && self.announce.saturating_add(self.quiet_period) >= self.timeout {
+        let (key, value) = longest([self.needs(), ("linger", self.linger)]);
+        if !self.timeout.is_zero() && self.announce.saturating_add(value) >= self.timeout {
             problems.push(PolicyError::CannotFit {
                 timeout: self.timeout,
                 announce: self.announce,
-                quiet_period: self.quiet_period,
+                key,
+                value,
             });
         }
         problems
+    }
+
+    /// The least time in which a drain can end drained, but for `linger`.
+    pub fn least(&self) -> Duration {
+        self.announce.saturating_add(self.needs().1)
+    }
+
+    /// What it waits for in any case once it closes: these run side by side.
+    fn needs(&self) -> (&'static str, Duration) {
+        longest([
+            ("idle", self.idle),
+            ("flush", self.flush),
+            ("quiet_period", self.quiet_period),
+        ])
     }
 
     /// Makes the quiet period at least [`OUTLASTS_RETRIES`], if that fits.
@@ -216,8 +288,21 @@ impl Policy {
                 Evidence::Delay => v1::Evidence::Delay,
             }
             .into(),
+            tcp: match self.tcp {
+                Tcp::Wait => v1::Tcp::Wait,
+                Tcp::Ignore => v1::Tcp::Ignore,
+            }
+            .into(),
+            linger: wire(self.linger),
+            flush: wire(self.flush),
+            idle: wire(self.idle),
         }
     }
+}
+
+fn longest<const N: usize>(keys: [(&'static str, Duration); N]) -> (&'static str, Duration) {
+    let longest = keys.into_iter().max_by_key(|(_, value)| *value);
+    longest.unwrap_or_default()
 }
 
 /// A duration from the wire; `None` if it is negative or malformed. The conversion of `prost_types` alone would add up
@@ -262,85 +347,19 @@ impl PolicyOverrides {
                 Ok(v1::Evidence::Delay) => Some(Evidence::Delay),
                 Err(_) => return Err(PolicyError::UnknownEvidence(policy.evidence)),
             },
+            tcp: match v1::Tcp::try_from(policy.tcp) {
+                Ok(v1::Tcp::Unspecified) => None,
+                Ok(v1::Tcp::Wait) => Some(Tcp::Wait),
+                Ok(v1::Tcp::Ignore) => Some(Tcp::Ignore),
+                Err(_) => return Err(PolicyError::UnknownTcp(policy.tcp)),
+            },
+            linger: read("linger", &policy.linger)?,
+            flush: read("flush", &policy.flush)?,
+            idle: read("idle", &policy.idle)?,
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unset_key_keeps_the_default_and_an_explicit_zero_does_not() {
-        let default = Policy::default();
-        assert_eq!(default.with(&PolicyOverrides::default()).unwrap(), default);
-        let zero = PolicyOverrides {
-            quiet_period: Some(Duration::ZERO),
-            ..Default::default()
-        };
-        assert_eq!(default.with(&zero).unwrap().quiet_period, Duration::ZERO);
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_by_name() {
-        let refuse = |overrides: PolicyOverrides| Policy::default().with(&overrides).unwrap_err().to_string();
-        let long = Duration::from_secs(90_000);
-        assert!(
-            refuse(PolicyOverrides {
-                ramp: Some(long),
-                ..Default::default()
-            })
-            .contains("policy.ramp: 1day 1h")
-        );
-        let short = Duration::from_millis(999);
-        assert!(
-            refuse(PolicyOverrides {
-                lease: Some(short),
-                ..Default::default()
-            })
-            .contains("policy.lease: 999ms")
-        );
-        let quiet = Duration::from_secs(30);
-        let text = refuse(PolicyOverrides {
-            quiet_period: Some(quiet),
-            ..Default::default()
-        });
-        assert_eq!(
-            text,
-            "policy.timeout: 30s cannot hold announce 0s + quiet_period 30s: raise timeout, or set it to 0 to not wait"
-        );
-    }
-
-    #[test]
-    fn a_timeout_of_zero_holds_anything() {
-        let overrides = PolicyOverrides {
-            timeout: Some(Duration::ZERO),
-            ..Default::default()
-        };
-        assert!(Policy::default().with(&overrides).is_ok());
-    }
-
-    #[test]
-    fn a_negative_duration_on_the_wire_names_its_key() {
-        for (seconds, nanos) in [(-1, 0), (1, -1), (0, 1_000_000_000), (i64::MIN, i32::MIN)] {
-            let wire = v1::Policy {
-                ramp: Some(prost_types::Duration { seconds, nanos }),
-                ..Default::default()
-            };
-            assert_eq!(
-                PolicyOverrides::from_proto(&wire),
-                Err(PolicyError::NotADuration { key: "ramp" })
-            );
-        }
-    }
-
-    #[test]
-    fn the_wire_carries_every_key_there_and_back() {
-        let policy = Policy {
-            on_timeout: OnTimeout::Abort,
-            ..Policy::default()
-        };
-        let overrides = PolicyOverrides::from_proto(&policy.to_proto()).unwrap();
-        assert_eq!(Policy::default().with(&overrides).unwrap(), policy);
-    }
-}
+#[path = "policy_tests.rs"]
+mod tests;

@@ -61,6 +61,9 @@ pub struct ReportRecord {
     /// Where the last request ended.
     #[prost(message, optional, tag = "4")]
     pub last: Option<v1::LastRequest>,
+    /// Of those that were told: after it had first been quiet.
+    #[prost(uint64, tag = "5")]
+    pub idle_connections_told: u64,
 }
 
 /// Records one drain.
@@ -69,6 +72,8 @@ pub struct Recorder {
     timeline: Timeline,
     finished: u64,
     told: u64,
+    /// Of those: after it had first been quiet; `None` = it has not been.
+    told_since_quiet: Option<u64>,
     last: Option<v1::LastRequest>,
     kept: Option<Instant>,
 }
@@ -76,10 +81,15 @@ pub struct Recorder {
 impl Recorder {
     /// What an earlier control plane recorded.
     pub fn resume(record: ReportRecord) -> Self {
+        let was_quiet = record
+            .timeline
+            .iter()
+            .any(|sample| sample.phase() == v1::Phase::Quiet);
         Self {
             timeline: Timeline::resume(&record.timeline),
             finished: record.requests_finished,
             told: record.connections_told,
+            told_since_quiet: was_quiet.then_some(record.idle_connections_told),
             last: record.last,
             kept: None,
         }
@@ -92,6 +102,7 @@ impl Recorder {
             requests_finished: self.finished,
             connections_told: self.told,
             last: self.last.clone(),
+            idle_connections_told: self.told_since_quiet.unwrap_or(0),
         }
     }
 
@@ -99,6 +110,11 @@ impl Recorder {
     pub fn observe(&mut self, point: Point, ended: Ended) -> bool {
         self.finished = self.finished.saturating_add(ended.requests);
         self.told = self.told.saturating_add(ended.told);
+        if let Some(told) = &mut self.told_since_quiet {
+            *told = told.saturating_add(ended.told);
+        } else if point.phase == v1::Phase::Quiet {
+            self.told_since_quiet = Some(0);
+        }
         if let Some((node, listener)) = ended.last {
             self.last = Some(v1::LastRequest {
                 node: node.to_string(),
@@ -137,6 +153,7 @@ impl Recorder {
             last: self.last.clone(),
             // Where requests were cut, nothing was saved.
             saved: (ended && drain.phase() != v1::Phase::Cut).then(|| saved(elapsed)),
+            idle_connections_told: self.told_since_quiet.unwrap_or(0),
             drain: Some(drain),
         }
     }

@@ -367,7 +367,7 @@ impl Tally {
     }
 
     /// The nodes that have members, or an admin endpoint.
-    pub fn nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.nodes.keys()
     }
 

@@ -1,6 +1,9 @@
 //! What the core knows, in the words of the wire.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use ebb_proto::v1;
 
@@ -69,7 +72,25 @@ impl Core {
             evidence: drain.evidence.into(),
             lever: self.lever(drain).into(),
             warnings: drain.warnings.clone(),
+            outstanding: drain.outstanding(),
         }
+    }
+
+    /// The local ports of listeners of a node, as its filters told; empty if they did not tell of all that had requests.
+    pub fn ports(&self, node: &str, listeners: &[String]) -> Vec<u16> {
+        let reporters = self.fleet.node(node).into_iter().flat_map(|node| &node.reporters);
+        let counts = reporters
+            .filter_map(|epoch| self.fleet.get(*epoch))
+            .flat_map(|reporter| &reporter.listeners)
+            .filter(|said| said.started > 0 && listeners.contains(&said.name));
+        let mut ports = BTreeSet::new();
+        for said in counts {
+            if said.ports.is_empty() {
+                return Vec::new();
+            }
+            ports.extend(said.ports.iter().filter_map(|port| u16::try_from(*port).ok()));
+        }
+        ports.into_iter().collect()
     }
 
     /// All nodes, sorted by id. With `asked`, a reporter that has not answered that ask is unknown.

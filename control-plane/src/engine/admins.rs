@@ -13,7 +13,7 @@ use crate::{
         Event,
         admins::{Reading, Requests},
     },
-    outside,
+    outside::{self, Look},
     supervisor::admin::{Admin, AdminError},
 };
 
@@ -140,6 +140,17 @@ pub(super) async fn pull(
         );
     }
     tell(requests, Event::LeverDone { node, close, result }).await;
+}
+
+/// Looks at what an Envoy owes its clients.
+pub(super) async fn look(look: Look, node: String, ask: u64, requests: mpsc::WeakSender<Request>) {
+    let outstanding = outside::look(look).await;
+    let told = Event::OutstandingTold {
+        node,
+        ask,
+        outstanding,
+    };
+    tell(requests, told).await;
 }
 
 async fn tell(requests: mpsc::WeakSender<Request>, event: Event) {

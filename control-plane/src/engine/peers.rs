@@ -101,6 +101,15 @@ impl Peers {
         ended
     }
 
+    /// The processes of this machine that streams of a node came from.
+    pub(super) fn pids_of(&self, node: &str) -> Vec<u32> {
+        let met = self.0.iter().filter(|met| met.node == node);
+        let mut pids: Vec<u32> = met.map(|met| met.peer.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
     /// The Envoy processes that have ended with that process, or with the last of its group. None if it was the peer of
     /// several nodes: then it just passed their streams on.
     pub(super) fn ended(&mut self, pid: u32) -> Vec<u64> {
@@ -157,6 +166,9 @@ mod tests {
         let mut peers = Peers::default();
         met(&mut peers, peer(7, 7), "a", 70);
         met(&mut peers, peer(7, 7), "a", 71);
+        assert_eq!(peers.pids_of("a"), [7]);
+        assert!(peers.pids_of("b").is_empty());
         assert_eq!(peers.ended(7), [70, 71]);
+        assert!(peers.pids_of("a").is_empty());
     }
 }

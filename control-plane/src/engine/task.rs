@@ -8,6 +8,7 @@ use std::{
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
+mod look;
 mod show;
 
 use show::{SHOW_DRAIN_EVERY, SHOW_FLEET_EVERY};
@@ -53,7 +54,7 @@ enum Reply {
 
 /// A drain of something that may yet come back.
 struct Parked {
-    request: StartRequest,
+    request: Box<StartRequest>,
     /// Whether the filters have been asked on its account.
     asked: bool,
     /// Until when it waits for what it names.
@@ -245,7 +246,7 @@ impl Task {
             }
             Request::Start(request, reply) => self.start(
                 Parked {
-                    request: *request,
+                    request,
                     asked: false,
                     until: now.instant,
                     reply,
@@ -309,7 +310,7 @@ impl Task {
     }
 
     fn start(&mut self, wanted: Parked, now: Now) {
-        match self.core.start(wanted.request.clone(), now) {
+        match self.core.start((*wanted.request).clone(), now) {
             Err(StartError::NobodyAttached) if now.instant < self.started + RETURN_WITHIN => {
                 let until = self.started + RETURN_WITHIN;
                 self.parked.push(Parked { until, ..wanted });
@@ -375,6 +376,7 @@ impl Task {
     }
 
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
+        let mut unseen = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Store(record) => self.store(&record),
@@ -419,6 +421,9 @@ impl Task {
                     let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
                     tokio::spawn(admins::ask(admin, node, ask, upstreams, requests));
                 }
+                Effect::AskOutstanding { node, ask, listeners } => {
+                    unseen.extend(self.look(node, ask, listeners));
+                }
                 Effect::KeepLever { node, pulled } => {
                     if let Err(error) = self.store.put_lever(&node, pulled) {
                         tracing::error!(
@@ -440,6 +445,8 @@ impl Task {
                 Effect::Answered(ask) => self.answer(ask, now),
             }
         }
+        // What follows from these must not come before what is left of the others.
+        self.see_nothing(unseen, now);
     }
 
     /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.

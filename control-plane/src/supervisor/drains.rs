@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{
         drains::StartRequest,
-        policy::{OnTimeout, PolicyOverrides},
+        policy::{OnTimeout, Policy, PolicyOverrides},
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -32,8 +32,8 @@ const KEEP_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Drains {
     engine: Engine,
-    /// The configured quiet period, or the default.
-    quiet_period: Duration,
+    /// As it is configured, or the default.
+    policy: Policy,
 }
 
 /// What to drain, and how long.
@@ -54,16 +54,16 @@ pub struct DrainRequest {
 }
 
 impl Drains {
-    /// On this engine.
+    /// On this engine, by this policy.
     #[must_use]
-    pub fn new(engine: Engine, quiet_period: Duration) -> Self {
-        Self { engine, quiet_period }
+    pub fn new(engine: Engine, policy: Policy) -> Self {
+        Self { engine, policy }
     }
 
     /// How long nothing may be in flight and nothing arrive before a drain is done.
     #[must_use]
     pub fn quiet_period(&self) -> Duration {
-        self.quiet_period
+        self.policy.quiet_period
     }
 
     /// Runs a drain to its end, and says meanwhile what is left. Dropping the future leaves it running: its listeners go on
@@ -82,7 +82,7 @@ impl Drains {
                 upstreams: Vec::new(),
             }
             .into(),
-            overrides: policy(&request),
+            overrides: policy(&request, &self.policy),
         };
         let gone = |Gone| Gone.to_string();
         let started = self.engine.start_drain(start).await.map_err(gone)?;
@@ -200,12 +200,15 @@ fn fresh_ids(process: &str) -> (String, String) {
 }
 
 /// A shutdown always proceeds, and takes what time is left.
-fn policy(request: &DrainRequest) -> PolicyOverrides {
+fn policy(request: &DrainRequest, configured: &Policy) -> PolicyOverrides {
     let timeout = request.timeout.saturating_sub(ANSWER_WITHIN);
-    // Where less time is left than was planned, the announcement and the quiet period still have to fit.
+    // Where less time is left than was planned, the announcement and what comes after it still have to fit.
     PolicyOverrides {
         announce: Some(request.announce.min(timeout / 2)),
         quiet_period: Some(request.quiet_period.min(timeout / 4)),
+        linger: Some(configured.linger.min(timeout / 4)),
+        flush: Some(configured.flush.min(timeout / 4)),
+        idle: Some(configured.idle.min(timeout / 4)),
         timeout: Some(timeout),
         on_timeout: Some(OnTimeout::Proceed),
         ..PolicyOverrides::default()
@@ -252,6 +255,29 @@ mod tests {
     }
 
     #[test]
+    fn a_shutdown_always_fits_what_time_is_left() {
+        let long = Duration::from_secs(20);
+        let configured = Policy {
+            linger: long,
+            flush: long,
+            idle: long,
+            ..Policy::default()
+        };
+        for timeout in [25, 400, 1_000, 30_000] {
+            let request = DrainRequest {
+                process: "router".to_owned(),
+                node: None,
+                listeners: Vec::new(),
+                announce: long,
+                quiet_period: long,
+                timeout: Duration::from_millis(timeout),
+            };
+            let policy = configured.with(&policy(&request, &configured));
+            assert!(policy.is_ok(), "{timeout} ms: {policy:?}");
+        }
+    }
+
+    #[test]
     fn a_drain_that_timed_out_says_what_was_left() {
         let listener = |name: &str, in_flight| v1::DrainListener {
             node: "edge".to_owned(),
@@ -283,6 +309,17 @@ mod tests {
         drain.unknown_reporters.clear();
         assert_eq!(text(&drain), "drain timed out: 2 in flight by Envoy's own count");
         drain.in_flight = 0;
+        drain.outstanding = Some(v1::Outstanding {
+            tcp_sessions: Some(2),
+            unsent_bytes: Some(37_000),
+            unsent_clients: Some(1),
+            ..v1::Outstanding::default()
+        });
+        assert_eq!(
+            text(&drain),
+            "drain timed out: 2 TCP sessions, 37 kB towards 1 client"
+        );
+        drain.outstanding = None;
         assert_eq!(
             text(&drain),
             "drain timed out: nothing was left, but it was not yet quiet for long enough"

@@ -16,7 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn engine() -> (Engine, Drains) {
     let engine = Engine::start(Policies::default(), Kept::default(), Store::memory(), Vec::new());
-    (engine.clone(), Drains::new(engine, Duration::from_millis(10)))
+    let policy = Policy {
+        quiet_period: Duration::from_millis(10),
+        ..Policy::default()
+    };
+    (engine.clone(), Drains::new(engine, policy))
 }
 
 /// A filter of `node` that answers every ask with so many requests in flight.

@@ -43,8 +43,8 @@ pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     }
-    let policy = Policy::default().with(&config.drain).unwrap_or_default();
-    let drains = Drains::new(server.engine().clone(), policy.quiet_period);
+    let policy = Policy::default().overridden(&config.drain);
+    let drains = Drains::new(server.engine().clone(), policy);
     let health = match &config.control_plane.health {
         Some(address) => {
             let bound = Health::bind(address).await;

@@ -1,6 +1,6 @@
 //! `ebb drain`.
 
-use ebb_proto::v1::{Drain, OnTimeout, Phase, UnknownReporter};
+use ebb_proto::v1::{Drain, OnTimeout, Outstanding, Phase, Tcp, UnknownReporter};
 use serde_json::{Value, json};
 
 use crate::{
@@ -41,7 +41,7 @@ fn without_wait_programs_get_the_drain_as_it_stands() {
     let listener = json!({"node": "edge-1", "name": "ingress", "in_flight": 3, "requests_during_drain": 40});
     let expected = json!({
         "drain_id": "d-1", "phase": "draining", "holding": true, "in_flight": 3, "elapsed_ms": 1500,
-        "unknown_reporters": 0, "listeners": [listener],
+        "unknown_reporters": 0, "outstanding": null, "listeners": [listener],
     });
     assert_eq!(parse(&ended.stdout), expected);
 }
@@ -51,7 +51,7 @@ fn only_what_was_said_is_sent() {
     let fake = Fake::start();
     run_at(&fake.endpoint(), &["drain"]);
     let all = "drain --node a --node b --listener l --timeout 2m --quiet-period 0 --announce 5s --ramp 30s --lease 10s \
-               --on-timeout abort --request-id r";
+               --on-timeout abort --tcp ignore --linger 2s --flush 3s --idle 4s --request-id r";
     run_at(
         &fake.endpoint(),
         &all.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>(),
@@ -76,6 +76,11 @@ fn only_what_was_said_is_sent() {
     assert_eq!(policy.ramp, Some(seconds(30)));
     assert_eq!(policy.lease, Some(seconds(10)));
     assert_eq!(policy.on_timeout(), OnTimeout::Abort);
+    assert_eq!(policy.tcp(), Tcp::Ignore);
+    assert_eq!(
+        (policy.linger, policy.flush, policy.idle),
+        (Some(seconds(2)), Some(seconds(3)), Some(seconds(4)))
+    );
 }
 
 #[test]
@@ -95,9 +100,51 @@ fn waiting_follows_the_drain_and_ends_with_0() {
     let listener = json!({"node": "edge-1", "name": "ingress", "in_flight": 0, "requests_during_drain": 40});
     let expected = json!({
         "drain_id": "d-1", "outcome": "drained", "duration_ms": 1500, "in_flight_at_end": 0,
-        "unknown_reporters": 0, "listeners": [listener],
+        "unknown_reporters": 0, "outstanding": null, "listeners": [listener],
     });
     assert_eq!(parse(&ended.stdout), expected);
+}
+
+#[test]
+fn what_envoys_still_owe_is_shown_wherever_the_drain_is() {
+    let fake = Fake::start();
+    let owing = |phase| Drain {
+        outstanding: Some(Outstanding {
+            tcp_sessions: Some(2),
+            unsent_bytes: Some(37_000),
+            unsent_clients: Some(1),
+            upstream_requests: None,
+            unseen_nodes: 0,
+        }),
+        ..drain(phase, 0)
+    };
+    fake.say_drain(owing(Phase::Quiet));
+    let mut waiting = start_at(&fake.endpoint(), &["drain", "--wait", "-o", "json"]);
+    waiting.stderr_says("quiet: 0 requests in flight; waits for 2 TCP sessions, 37 kB towards 1 client");
+    let status = run_at(&fake.endpoint(), &["status"]).stdout;
+    let line = "drain d-1 waits for 2 TCP sessions, 37 kB towards 1 client";
+    assert!(status.contains(line), "{status}");
+    let blockers = run_at(&fake.endpoint(), &["status", "--blockers"]).stdout;
+    assert!(blockers.contains(line), "{blockers}");
+    let owed = json!({"tcp_sessions": 2, "unsent_bytes": 37_000, "unsent_clients": 1, "upstream_requests": null,
+        "unseen_nodes": 0});
+    let status = parse(&run_at(&fake.endpoint(), &["status", "-o", "json"]).stdout);
+    assert_eq!(status["drains"][0]["outstanding"], owed);
+    let mut watching = start_at(&fake.endpoint(), &["watch"]);
+    watching.stdout_says("quiet, 0 in flight, 2 TCP sessions, 37 kB towards 1 client");
+    fake.say_drain(owing(Phase::TimedOut));
+    let ended = waiting.end();
+    assert_eq!(parse(&ended.stdout)["outstanding"], owed);
+    let report = run_at(&fake.endpoint(), &["report", "d-1"]).stdout;
+    assert!(
+        report.contains("0 requests in flight, 2 TCP sessions, 37 kB towards 1 client"),
+        "{report}"
+    );
+    let ended = run_at(&fake.endpoint(), &["drain", "--wait"]).stdout;
+    assert!(
+        ended.starts_with("drain d-1 timed out after 1.5s: 0 requests in flight, 2 TCP sessions, 37 kB"),
+        "{ended}"
+    );
 }
 
 #[test]

@@ -294,6 +294,21 @@ impl FleetService for Says {
         }))
     }
 
+    async fn forget_node(&self, request: Request<ForgetNodeRequest>) -> Answer<ForgetNodeResponse> {
+        let node = request.into_inner().node;
+        let mut reporters = 0;
+        self.nodes.send_modify(|nodes| {
+            let gone = nodes.extract_if(.., |known| known.id == node);
+            reporters = gone
+                .map(|node| u32::try_from(node.reporters.len()).expect("few"))
+                .sum();
+        });
+        if reporters == 0 {
+            return Err(Status::not_found(format!("no node {node:?} is known")));
+        }
+        Ok(Response::new(ForgetNodeResponse { reporters }))
+    }
+
     type WatchNodesStream = Stream<WatchNodesResponse>;
 
     async fn watch_nodes(&self, _: Request<WatchNodesRequest>) -> Answer<Self::WatchNodesStream> {

@@ -17,7 +17,7 @@ fn fleet(phase: &str, holding: bool, in_flight: u64) -> Value {
             "listeners": [{"name": "ingress", "in_flight": in_flight, "phase": "serving"}],
         }],
         "drains": [{
-            "id": "d-1", "phase": phase, "holding": holding, "in_flight": 3, "elapsed_ms": 1500,
+            "id": "d-1", "phase": phase, "holding": holding, "in_flight": 3, "elapsed_ms": 1500, "outstanding": null,
             "nodes": [], "listeners": ["ingress"],
         }],
         "processes": [],

@@ -55,6 +55,7 @@ fn drained() -> (Drain, DrainReport) {
             at: millis(1_250),
         }),
         saved: millis(13_500),
+        idle_connections_told: 2,
     };
     (drain, report)
 }
@@ -82,7 +83,7 @@ started         2027-01-15T08:00:00Z
 rests on        the filter's count in every worker
 closed by       the filter, response by response
 finished        40 requests
-told to close   37 connections
+told to close   37 connections, 2 after it had first been quiet
 left            nothing in flight
 last to finish  edge-1/ingress, 1.2s after the start
 ended           13.5s sooner than `sleep 15`
@@ -107,10 +108,10 @@ fn for_programs_it_has_the_promised_keys() {
     let sample = |at: u64, in_flight: u64, phase: &str| json!({"at_ms": at, "in_flight": in_flight, "unknown_reporters": 0, "phase": phase});
     let expected = json!({
         "drain_id": "d-1", "outcome": "drained", "duration_ms": 1500, "in_flight_at_end": 0,
-        "unknown_reporters": 0, "listeners": [listener],
+        "unknown_reporters": 0, "outstanding": null, "listeners": [listener],
         "phase": "drained", "holding": true, "started_at": "2027-01-15T08:00:00.000Z",
         "evidence": "filter", "lever": "filter", "warnings": [],
-        "requests_finished": 40, "connections_told": 37, "left_in_flight": 0,
+        "requests_finished": 40, "connections_told": 37, "idle_connections_told": 2, "left_in_flight": 0,
         "last": {"node": "edge-1", "listener": "ingress", "at_ms": 1250}, "saved_ms": 13500,
         "timeline": [
             sample(0, 12, "draining"), sample(300, 7, "draining"), sample(900, 3, "draining"),
@@ -169,6 +170,7 @@ fn what_was_left_and_who_was_unknown_is_said() {
         left_in_flight: 3,
         timeline: vec![sample(0, 3, Phase::Draining), sample(1_500, 3, Phase::TimedOut)],
         saved: millis(13_500),
+        idle_connections_told: 2,
         ..DrainReport::default()
     };
     let text = report(late, told, &[]).stdout;

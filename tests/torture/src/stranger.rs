@@ -146,6 +146,7 @@ impl Lie {
             in_flight: count,
             started: count,
             marked: count,
+            ..ListenerCounts::default()
         };
         let unasked = matches!(self.claim, Claim::Epoch | Claim::AnswersUnasked | Claim::Nonsense);
         FilterReport {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ebb_proto::v1::{Drain, Phase};
 use tokio::time::Instant;
 
-use crate::cli::{common::count, fleet};
+use crate::cli::{common::count, fleet, outstanding};
 
 /// Lines are at least this far apart, unless the phase changes.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -114,16 +114,16 @@ fn line(drain: &Drain) -> String {
         .map(|listener| format!("{}/{} {}", listener.node, listener.name, listener.in_flight));
     let in_flight = format!("{} in flight{}", count(drain.in_flight, "request"), named(busy));
     let phase = fleet::phase(drain.phase);
-    match drain.unknown_reporters.len() as u64 {
-        0 => format!("{phase}: {in_flight}"),
-        unknown => {
-            let names = named(drain.unknown_reporters.iter().map(fleet::describe));
-            format!(
-                "{phase}: {in_flight}; waits for {}{names}",
-                count(unknown, "unknown reporter")
-            )
-        }
+    let mut awaited = outstanding::awaited(drain);
+    let unknown = drain.unknown_reporters.len() as u64;
+    if unknown > 0 {
+        let names = named(drain.unknown_reporters.iter().map(fleet::describe));
+        awaited.insert(0, format!("{}{names}", count(unknown, "unknown reporter")));
     }
+    if awaited.is_empty() {
+        return format!("{phase}: {in_flight}");
+    }
+    format!("{phase}: {in_flight}; waits for {}", awaited.join(", "))
 }
 
 /// ` (a, b, 3 more)`; nothing if there is none.
@@ -141,7 +141,7 @@ fn named(names: impl ExactSizeIterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ebb_proto::v1::{DrainListener, UnknownReporter};
+    use ebb_proto::v1::{DrainListener, Outstanding, UnknownReporter};
 
     use super::*;
 
@@ -232,6 +232,39 @@ mod tests {
             lines
                 .observe(drain(Phase::Draining, &[1]), after(start, 60_100))
                 .is_some()
+        );
+    }
+
+    #[test]
+    fn it_says_what_clients_have_not_received_and_that_it_lingers() {
+        let mut quiet = drain(Phase::Quiet, &[0]);
+        let owed = Outstanding {
+            unsent_bytes: Some(37_000),
+            unsent_clients: Some(1),
+            ..Outstanding::default()
+        };
+        quiet.outstanding = Some(owed);
+        assert_eq!(
+            line(&quiet),
+            "quiet: 0 requests in flight; waits for 37 kB towards 1 client"
+        );
+        let mut busy = with_unknown(drain(Phase::Draining, &[1]), "silent for 1s");
+        busy.outstanding = Some(Outstanding {
+            tcp_sessions: Some(2),
+            ..Outstanding::default()
+        });
+        assert!(
+            line(&busy).ends_with("waits for 1 unknown reporter (edge-0/a2: silent for 1s), 2 TCP sessions"),
+            "{}",
+            line(&busy)
+        );
+        quiet.outstanding = Some(Outstanding {
+            unseen_nodes: 3,
+            ..Outstanding::default()
+        });
+        assert_eq!(
+            line(&quiet),
+            "quiet: 0 requests in flight; waits for clients of 3 nodes, unseen"
         );
     }
 

@@ -8,7 +8,7 @@ mod wait;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ebb_proto::v1::{Drain, Evidence, OnTimeout, Policy, Scope, StartDrainRequest};
+use ebb_proto::v1::{Drain, Evidence, OnTimeout, Policy, Scope, StartDrainRequest, Tcp};
 
 use super::{
     client::Client,
@@ -56,6 +56,21 @@ pub(crate) struct Args {
     /// What has to tell that nothing is in flight [default: auto]
     #[arg(long, value_name = "WHAT", value_enum)]
     evidence: Option<ByWhat>,
+    /// What raw TCP sessions are, which Envoy's admin endpoint tells of [default: wait]
+    #[arg(long, value_name = "WHAT", value_enum)]
+    tcp: Option<OfTcp>,
+    /// How long to go on after the last request where it cannot be seen whether clients have received everything (no
+    /// admin endpoint, and an Envoy elsewhere); 0 = do not; if unset at most what the timeout leaves [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    linger: Option<String>,
+    /// How long to go on after the last request, so that access loggers send what they buffer: at least their
+    /// buffer_flush_interval; 0 = do not [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    flush: Option<String>,
+    /// How long to go on at least once closing, so that clients that are idle now may come back and be told; 0 = do not
+    /// [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    idle: Option<String>,
     /// Wait until nothing is in flight towards this upstream endpoint, as 127.0.0.1:8081, and close nothing; may be
     /// repeated, but not with --listener. The filter has to count upstreams (`upstreams` in its configuration)
     #[arg(long, value_name = "ENDPOINT", conflicts_with = "listener")]
@@ -93,6 +108,15 @@ enum ByWhat {
     Admin,
     /// Nothing: the drain takes its whole timeout, and ends drained unless requests are known to be in flight
     Delay,
+}
+
+/// What raw TCP sessions are to a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OfTcp {
+    /// They are waited for like requests in flight
+    Wait,
+    /// They are not waited for
+    Ignore,
 }
 
 /// What happens at a missed deadline.
@@ -137,6 +161,15 @@ impl TryFrom<Args> for Start {
                 Some(ByWhat::Delay) => Evidence::Delay,
             }
             .into(),
+            tcp: match args.tcp {
+                None => Tcp::Unspecified,
+                Some(OfTcp::Wait) => Tcp::Wait,
+                Some(OfTcp::Ignore) => Tcp::Ignore,
+            }
+            .into(),
+            linger: duration("--linger", args.linger)?,
+            flush: duration("--flush", args.flush)?,
+            idle: duration("--idle", args.idle)?,
         };
         let scope = Scope {
             nodes: common::names("--node", args.node)?,

@@ -8,6 +8,7 @@ use crate::cli::{
     common::{count, from_wire, human},
     fleet::{self, millis},
     output::one_line,
+    outstanding::{self, OutstandingView},
     table::{Column, Table},
 };
 
@@ -20,6 +21,7 @@ pub(super) struct Started {
     in_flight: u64,
     elapsed_ms: u64,
     unknown_reporters: usize,
+    outstanding: Option<OutstandingView>,
     listeners: Vec<Listener>,
 }
 
@@ -32,6 +34,8 @@ pub(crate) struct Ended {
     in_flight_at_end: Option<u64>,
     cut: u64,
     unknown_reporters: usize,
+    /// Null where nothing is known of it.
+    outstanding: Option<OutstandingView>,
     listeners: Vec<Listener>,
 }
 
@@ -52,6 +56,7 @@ impl Started {
             in_flight: drain.in_flight,
             elapsed_ms: millis(drain.elapsed),
             unknown_reporters: drain.unknown_reporters.len(),
+            outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
         }
     }
@@ -67,6 +72,7 @@ impl Ended {
             in_flight_at_end: outcome.map(|_| drain.in_flight),
             cut: drain.cut,
             unknown_reporters: drain.unknown_reporters.len(),
+            outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
         }
     }
@@ -107,10 +113,16 @@ pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
 /// `3 requests in flight, 1 reporter unknown`.
 pub(super) fn left(drain: &Drain) -> String {
     let in_flight = format!("{} in flight", count(drain.in_flight, "request"));
-    match drain.unknown_reporters.len() as u64 {
-        0 => in_flight,
-        unknown => format!("{in_flight}, {} unknown", count(unknown, "reporter")),
-    }
+    let unknown = match drain.unknown_reporters.len() as u64 {
+        0 => None,
+        unknown => Some(format!("{} unknown", count(unknown, "reporter"))),
+    };
+    let parts: Vec<String> = [Some(in_flight), unknown]
+        .into_iter()
+        .flatten()
+        .chain(outstanding::owed(drain))
+        .collect();
+    parts.join(", ")
 }
 
 /// The listeners of a drain; nothing if it has none.

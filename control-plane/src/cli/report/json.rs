@@ -21,6 +21,7 @@ pub(super) struct Report {
     warnings: Vec<String>,
     requests_finished: u64,
     connections_told: u64,
+    idle_connections_told: u64,
     left_in_flight: u64,
     last: Option<Last>,
     saved_ms: Option<i64>,
@@ -65,6 +66,7 @@ impl Report {
             warnings: drain.warnings.clone(),
             requests_finished: story.finished,
             connections_told: story.told,
+            idle_connections_told: story.idle_told,
             left_in_flight: story.left,
             last: story.last.as_ref().map(|last| Last {
                 node: last.node.clone(),

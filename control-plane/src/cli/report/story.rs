@@ -8,6 +8,7 @@ use crate::cli::{
     common::{count, from_wire, human},
     drain::Outcome,
     fleet::{self, scope},
+    outstanding,
 };
 
 /// The pause that people put between draining and stopping, and that Ebb replaces.
@@ -24,6 +25,8 @@ pub(super) struct Story {
     pub(super) points: Vec<Point>,
     pub(super) finished: u64,
     pub(super) told: u64,
+    /// Of those: after it had first been quiet.
+    pub(super) idle_told: u64,
     pub(super) left: u64,
     pub(super) last: Option<LastRequest>,
     /// Milliseconds; negative = it took longer. None while it runs.
@@ -67,6 +70,7 @@ impl From<DrainReport> for Story {
             points,
             finished: report.requests_finished,
             told: report.connections_told,
+            idle_told: report.idle_connections_told,
             left: report.left_in_flight,
             last: report.last,
             saved_ms: report.saved.map(|saved| {
@@ -146,14 +150,25 @@ impl Story {
         } else {
             self.drain.in_flight
         };
+        let mut parts = outstanding::owed(&self.drain);
         let unknown = self.drain.unknown_reporters.len() as u64;
-        let left = match requests {
-            0 if unknown == 0 => return "nothing in flight".to_owned(),
+        if unknown > 0 {
+            parts.insert(0, format!("{} unknown", count(unknown, "reporter")));
+        }
+        let in_flight = match requests {
+            0 if parts.is_empty() => "nothing in flight".to_owned(),
             requests => format!("{} in flight", count(requests, "request")),
         };
-        match unknown {
-            0 => left,
-            unknown => format!("{left}, {} unknown", count(unknown, "reporter")),
+        parts.insert(0, in_flight);
+        parts.join(", ")
+    }
+
+    /// How many connections were told to close, in words.
+    pub(super) fn told(&self) -> String {
+        let told = count(self.told, "connection");
+        match self.idle_told {
+            0 => told,
+            idle => format!("{told}, {idle} after it had first been quiet"),
         }
     }
 

@@ -56,7 +56,7 @@ fn facts(story: &Story) -> Vec<String> {
         ("rests on", Some(story.evidence().to_owned())),
         ("closed by", Some(story.lever().to_owned())),
         ("finished", Some(count(story.finished, "request"))),
-        ("told to close", Some(count(story.told, "connection"))),
+        ("told to close", Some(story.told())),
         ("left", Some(story.leftovers())),
         (
             "last to finish",

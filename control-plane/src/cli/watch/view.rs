@@ -156,8 +156,10 @@ fn facts(fleet: &Fleet) -> BTreeMap<String, String> {
         };
         let scope = one_line(&scope(&drain.nodes, &drain.listeners));
         let text = format!(
-            "{}{holding}, {} in flight ({scope})",
-            drain.phase, drain.in_flight
+            "{}{holding}, {} in flight{} ({scope})",
+            drain.phase,
+            drain.in_flight,
+            drain.more()
         );
         facts.insert(format!("drain {}", one_line(&drain.id)), text);
     }

@@ -105,14 +105,19 @@ impl Remains {
                 reason,
             } = unknown;
             match (node.as_str(), reporter.as_str()) {
-                ("", _) => format!("an admin endpoint unknown ({reason})"),
+                ("", _) => reason.clone(),
                 (node, "") => format!("node {node} unknown ({reason})"),
                 (node, reporter) => format!("reporter {reporter} of {node} unknown ({reason})"),
             }
         });
+        let owed = drain.outstanding.unwrap_or_default();
         Self {
             requests,
             cut: drain.cut,
+            sessions: owed.tcp_sessions(),
+            bytes: owed.unsent_bytes(),
+            clients: owed.unsent_clients(),
+            upstream: owed.upstream_requests(),
             unknown: unknown.collect(),
             ..Self::default()
         }
