@@ -98,13 +98,6 @@ pub async fn names_of_sessions(admin: &Admin) -> Result<BTreeSet<String>, AdminE
     Ok(Layout::read(admin).await?.names_of_sessions())
 }
 
-/// Local ports on which an Envoy serves its clients; empty = not known. To be asked while its listeners are open: without
-/// an admin endpoint nothing tells once they are closed.
-pub async fn ports(pids: Vec<u32>) -> Vec<u16> {
-    let found = blocking(move || kernel::ports(&pids)).await;
-    found.unwrap_or_default()
-}
-
 /// Buffers alone do not tell what was delivered, but that something was not.
 fn unsent(kernel: Option<Unsent>, buffered: u64) -> Option<Unsent> {
     match kernel {

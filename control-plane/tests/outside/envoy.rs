@@ -51,14 +51,7 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
 impl Envoy {
     /// Starts it with these listeners and clusters, and waits until it serves.
     pub(crate) fn start(binary: &Path, listeners: &[Value], clusters: &[Value]) -> Self {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let config = json!({
-            "node": { "id": "edge", "cluster": "tests" },
-            "admin": { "address": { "pipe": { "path": directory.path().join("admin.sock") } } },
-            "static_resources": { "listeners": listeners, "clusters": clusters },
-        });
-        let path = directory.path().join("envoy.json");
-        std::fs::write(&path, config.to_string()).expect("configuration");
+        let (directory, path) = configuration(listeners, clusters);
         let log = std::fs::File::create(directory.path().join("log")).expect("log");
         let child = Command::new(binary)
             .arg("-c")
@@ -79,6 +72,15 @@ impl Envoy {
                 .filter(|answer| answer.contains("LIVE"))
         });
         envoy
+    }
+
+    /// Whether it takes this configuration.
+    pub(crate) fn accepts(binary: &Path, listeners: &[Value], clusters: &[Value]) -> bool {
+        let (_directory, path) = configuration(listeners, clusters);
+        let mut validate = Command::new(binary);
+        validate.args(["--mode", "validate", "-l", "off", "-c"]).arg(path);
+        let output = validate.stdin(Stdio::null()).output();
+        output.expect("Envoy runs").status.success()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -168,6 +170,18 @@ impl Drop for Envoy {
             eprintln!("--- Envoy's log\n{}", log.unwrap_or_default());
         }
     }
+}
+
+fn configuration(listeners: &[Value], clusters: &[Value]) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let config = json!({
+        "node": { "id": "edge", "cluster": "tests" },
+        "admin": { "address": { "pipe": { "path": directory.path().join("admin.sock") } } },
+        "static_resources": { "listeners": listeners, "clusters": clusters },
+    });
+    let path = directory.path().join("envoy.json");
+    std::fs::write(&path, config.to_string()).expect("configuration");
+    (directory, path)
 }
 
 pub(crate) fn listener(name: &str, chains: Value) -> Value {

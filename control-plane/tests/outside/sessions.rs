@@ -6,7 +6,7 @@ use std::{
 };
 
 use ebb::outside::{Look, look, names_of_sessions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::envoy::{Envoy, answer, binaries, cluster, echo, head, http, listener, sees, serve, tcp};
 
@@ -115,4 +115,49 @@ async fn a_session_is_no_request_to_an_upstream() {
         let seen = look(at(&envoy, &[])).await;
         assert_eq!((seen.tcp, seen.upstream), (Some(1), Some(0)));
     }
+}
+
+/// A TCP proxy that looks whether Envoy drains.
+fn checked() -> Value {
+    let mut chain = tcp("checked_tcp", "sessions");
+    chain["filters"][0]["typed_config"]["check_drain_close"] = json!(true);
+    chain
+}
+
+#[tokio::test]
+async fn a_session_is_closed_by_failing_health_only_where_its_proxy_looks_for_that() {
+    let [binary, older] = binaries();
+    let listeners = [
+        listener("db", json!([tcp("db_tcp", "sessions")])),
+        listener("checked", json!([checked()])),
+    ];
+    let clusters = [cluster("sessions", serve(echo), &json!({}))];
+    let envoy = Envoy::start(&binary, &listeners, &clusters);
+    let (mut plain, mut busy) = (session(&envoy, "db"), session(&envoy, "checked"));
+    let _idle = session(&envoy, "checked");
+    for stream in [&mut plain, &mut busy] {
+        // What is left of the greeting.
+        let mut rest = [0; 64];
+        let read = stream.read(&mut rest).expect("the rest");
+        assert!(read > 0);
+    }
+    envoy.ask("POST", "/healthcheck/fail").expect("failing");
+    let mut echoed = [0; 4];
+    plain.write_all(b"ping").expect("sent");
+    plain.read_exact(&mut echoed).expect("it goes on");
+    busy.write_all(b"ping").expect("sent");
+    assert_eq!(
+        busy.read(&mut echoed).expect("closed"),
+        0,
+        "and what it sent is lost"
+    );
+    // Who says nothing is not told.
+    sees("one is left", &at(&envoy, &["checked"]), |seen| {
+        seen.tcp == Some(1)
+    })
+    .await;
+    assert!(
+        !Envoy::accepts(&older, &listeners, &clusters),
+        "1.37 does not know the field"
+    );
 }

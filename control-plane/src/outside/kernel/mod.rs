@@ -78,16 +78,6 @@ pub(super) fn unsent(pids: &[u32], locals: Option<&[Local]>) -> Result<Unsent, B
     }))
 }
 
-/// Where these processes listen for TCP connections.
-///
-/// # Errors
-/// [`Blind`].
-pub(super) fn ports(pids: &[u32]) -> Result<Vec<u16>, Blind> {
-    let pids = process::here(pids)?;
-    let ports: BTreeSet<u16> = listening(&pids, None)?.iter().map(|local| local.port).collect();
-    Ok(ports.into_iter().collect())
-}
-
 /// Where these processes listen, or what was told of that, if it is not told of somebody else: a forwarder may have the
 /// same ports here as an Envoy in another namespace has there.
 fn listening(pids: &[u32], told: Option<&[Local]>) -> Result<Vec<Local>, Blind> {
