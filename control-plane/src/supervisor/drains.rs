@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{
         drains::StartRequest,
-        policy::{OnTimeout, Policy, PolicyOverrides},
+        policy::{OnTimeout, Policy, PolicyOverrides, Tcp},
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -64,6 +64,12 @@ impl Drains {
     #[must_use]
     pub fn quiet_period(&self) -> Duration {
         self.policy.quiet_period
+    }
+
+    /// What raw TCP sessions mean to a stop.
+    #[must_use]
+    pub fn tcp(&self) -> Tcp {
+        self.policy.tcp
     }
 
     /// Runs a drain to its end, and says meanwhile what is left. Dropping the future leaves it running: its listeners go on

@@ -21,13 +21,13 @@ use super::{
     machine::DrainOutcome,
     owing::{Count, Envoy},
 };
-use crate::{address::Address, core::policy::Policy};
+use crate::{
+    address::Address,
+    core::{policy::Policy, settling::UPSTREAM_WITHIN},
+};
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
 const ASK_EVERY: Duration = Duration::from_millis(25);
-
-/// How long to wait at most for what an Envoy does on its own account: a mirror that hangs must not take all the time.
-const UPSTREAM_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a drain waits to hear whose an admin endpoint is.
 const WHOSE: Duration = Duration::from_millis(250);

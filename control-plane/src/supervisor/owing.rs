@@ -3,17 +3,19 @@
 
 use super::{admin::Admin, cut::Remains, process};
 use crate::{
-    core::outstanding::Outstanding,
+    core::{outstanding::Outstanding, policy::Tcp},
     outside::{self, Look},
 };
 
 /// An Envoy, as far as it can be looked at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Envoy {
     /// Its admin endpoint.
     pub admin: Option<Admin>,
     /// Its pid, or that of a wrapper that leads its process group.
     pub pid: Option<u32>,
+    /// What its raw TCP sessions mean to its stop.
+    pub tcp: Tcp,
 }
 
 /// What is left to wait for.
@@ -46,7 +48,7 @@ impl Envoy {
         let begun = begun.map_err(|error| error.to_string())?;
         let begun = begun.values().fold(0, |sum: u64, begun| sum.wrapping_add(*begun));
         Ok(Count {
-            remains: Remains::owed(self.look().await),
+            remains: Remains::owed(self.of_concern(self.look().await)),
             begun: Some(begun),
         })
     }
@@ -59,6 +61,13 @@ impl Envoy {
             ..Outstanding::default()
         };
         Remains::owed(delivery).into()
+    }
+
+    fn of_concern(&self, seen: Outstanding) -> Outstanding {
+        Outstanding {
+            tcp: seen.tcp.filter(|_| self.tcp == Tcp::Wait),
+            ..seen
+        }
     }
 
     async fn look(&self) -> Outstanding {

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     address::Address,
     config::AttachTo,
+    core::policy::Tcp,
     local::{boot, start_ticks},
 };
 
@@ -157,6 +158,8 @@ impl Held {
             let envoy = Envoy {
                 admin: Some(admin.clone()),
                 pid,
+                // What the dead run was told of them is not known.
+                tcp: Tcp::Wait,
             };
             for told in [admin.fail_health().await, admin.stop_accepting().await] {
                 if let Err(error) = told {

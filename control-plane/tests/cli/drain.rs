@@ -99,7 +99,7 @@ fn waiting_follows_the_drain_and_ends_with_0() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let listener = json!({"node": "edge-1", "name": "ingress", "in_flight": 0, "requests_during_drain": 40});
     let expected = json!({
-        "drain_id": "d-1", "outcome": "drained", "duration_ms": 1500, "in_flight_at_end": 0,
+        "drain_id": "d-1", "outcome": "drained", "duration_ms": 1500, "in_flight_at_end": 0, "cut": 0,
         "unknown_reporters": 0, "outstanding": null, "listeners": [listener],
     });
     assert_eq!(parse(&ended.stdout), expected);

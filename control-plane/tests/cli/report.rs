@@ -107,7 +107,7 @@ fn for_programs_it_has_the_promised_keys() {
     let listener = json!({"node": "edge-1", "name": "ingress", "in_flight": 0, "requests_during_drain": 40});
     let sample = |at: u64, in_flight: u64, phase: &str| json!({"at_ms": at, "in_flight": in_flight, "unknown_reporters": 0, "phase": phase});
     let expected = json!({
-        "drain_id": "d-1", "outcome": "drained", "duration_ms": 1500, "in_flight_at_end": 0,
+        "drain_id": "d-1", "outcome": "drained", "duration_ms": 1500, "in_flight_at_end": 0, "cut": 0,
         "unknown_reporters": 0, "outstanding": null, "listeners": [listener],
         "phase": "drained", "holding": true, "started_at": "2027-01-15T08:00:00.000Z",
         "evidence": "filter", "lever": "filter", "warnings": [],

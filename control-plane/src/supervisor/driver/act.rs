@@ -81,6 +81,7 @@ impl Supervisor {
         let envoy = Envoy {
             admin: admin.clone(),
             pid: process.proxy_pid(),
+            tcp: drains.tcp(),
         };
         if effect != ProcessEffect::FailHealth {
             // What was being done may still say something.
