@@ -101,6 +101,17 @@ pub fn wasm_opt() -> Option<PathBuf> {
     find("WASM_OPT_BIN", "/usr/bin/wasm-opt").ok()
 }
 
+/// `libfaketime` for programs with threads, by which a process sees another wall clock: `EBB_FAKETIME`, else where Debian
+/// puts it; none if it is not there.
+#[must_use]
+pub fn faketime() -> Option<PathBuf> {
+    let debian = format!(
+        "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1",
+        std::env::consts::ARCH
+    );
+    find("EBB_FAKETIME", &debian).ok()
+}
+
 /// A Python that has grpcio, grpcio-reflection and protobuf: `EBB_TEST_PYTHON`, else `.cache/python/bin/python3`.
 ///
 /// # Errors

@@ -30,6 +30,8 @@ pub struct EbbOptions {
     pub config: Option<PathBuf>,
     /// The folder of its durable state; none = memory only.
     pub state: Option<PathBuf>,
+    /// Added to its environment.
+    pub env: Vec<(OsString, OsString)>,
     /// Where it logs; appended to over restarts.
     pub log: PathBuf,
     /// Whether the end of its log is printed when it is dropped.
@@ -46,6 +48,7 @@ impl EbbOptions {
             admins: Vec::new(),
             config: None,
             state: None,
+            env: Vec::new(),
             log: folder.join("ebb.log"),
             show_log: true,
         }
@@ -87,11 +90,13 @@ impl Ebb {
             args.extend(["--config".into(), file.into()]);
         }
         args.extend(["--state".into(), options.state.clone().unwrap_or_default().into()]);
+        let mut env = vec![("EBB_LOG".into(), "info".into())];
+        env.extend(options.env.iter().cloned());
         let process = Process::spawn(Spec {
             name: "ebb".to_owned(),
             program: bins::ebb()?,
             args,
-            env: vec![("EBB_LOG".into(), "info".into())],
+            env,
             log: options.log.clone(),
             show_log: options.show_log,
         })?;

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod disk;
 pub mod ebb;
 pub mod envoy;
 pub mod fake_control;

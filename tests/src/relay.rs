@@ -1,5 +1,5 @@
 //! A relay between two Unix sockets that can go silent: it holds back what comes, both ways, and closes nothing. So a
-//! network behaves that drops every packet.
+//! network behaves that drops every packet. And it can cut its connections, as one does that resets them.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,10 +24,27 @@ pub struct Relay {
 #[derive(Debug)]
 struct Shared {
     to: PathBuf,
-    /// Of each connection, in the order in which they were made, whether it is silent.
-    connections: Mutex<Vec<watch::Sender<bool>>>,
-    /// Whether connections are silent from their start.
-    silent_from_start: watch::Sender<bool>,
+    /// Of each connection, in the order in which they were made, what it does.
+    connections: Mutex<Vec<watch::Sender<Flow>>>,
+    /// What connections do from their start.
+    from_start: watch::Sender<Flow>,
+}
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// It passes everything on.
+    Speaks,
+    /// It holds everything back.
+    Silent,
+    /// It is closed on both sides.
+    Cut,
+}
+
+impl Flow {
+    fn silent(silent: bool) -> Self {
+        if silent { Self::Silent } else { Self::Speaks }
+    }
 }
 
 impl Relay {
@@ -40,7 +57,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             to: to.to_path_buf(),
             connections: Mutex::default(),
-            silent_from_start: watch::Sender::new(false),
+            from_start: watch::Sender::new(Flow::Speaks),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self { shared, accepting })
@@ -51,7 +68,7 @@ impl Relay {
     pub fn connections(&self) -> Vec<usize> {
         let connections = self.shared.connections();
         let open = connections.iter().enumerate();
-        open.filter(|(_, silent)| !silent.is_closed())
+        open.filter(|(_, flow)| !flow.is_closed())
             .map(|(number, _)| number)
             .collect()
     }
@@ -59,15 +76,27 @@ impl Relay {
     /// Has one connection go silent, or speak again.
     pub fn silence(&self, number: usize, silent: bool) {
         if let Some(connection) = self.shared.connections().get(number) {
-            connection.send_replace(silent);
+            connection.send_replace(Flow::silent(silent));
+        }
+    }
+
+    /// Closes every connection on both sides, and those to come as soon as they are made; or takes new ones again.
+    pub fn cut_all(&self, cut: bool) {
+        self.shared
+            .from_start
+            .send_replace(if cut { Flow::Cut } else { Flow::Speaks });
+        if cut {
+            for connection in self.shared.connections().iter() {
+                connection.send_replace(Flow::Cut);
+            }
         }
     }
 
     /// Has every connection go silent, also those to come, or speak again.
     pub fn silence_all(&self, silent: bool) {
-        self.shared.silent_from_start.send_replace(silent);
+        self.shared.from_start.send_replace(Flow::silent(silent));
         for connection in self.shared.connections().iter() {
-            connection.send_replace(silent);
+            connection.send_replace(Flow::silent(silent));
         }
     }
 }
@@ -80,7 +109,7 @@ impl Drop for Relay {
 }
 
 impl Shared {
-    fn connections(&self) -> std::sync::MutexGuard<'_, Vec<watch::Sender<bool>>> {
+    fn connections(&self) -> std::sync::MutexGuard<'_, Vec<watch::Sender<Flow>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,9 +120,9 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((near, _)) = accepted {
-                    let (sender, silent) = watch::channel(*shared.silent_from_start.borrow());
+                    let (sender, flow) = watch::channel(*shared.from_start.borrow());
                     shared.connections().push(sender);
-                    relaying.spawn(relay(near, shared.to.clone(), silent));
+                    relaying.spawn(relay(near, shared.to.clone(), flow));
                 }
             }
             Some(_) = relaying.join_next() => {}
@@ -101,7 +130,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-async fn relay(near: UnixStream, to: PathBuf, silent: watch::Receiver<bool>) {
+async fn relay(near: UnixStream, to: PathBuf, mut flow: watch::Receiver<Flow>) {
     // Whom it connects to may be away: the near side then sees a connection that is closed, as by any proxy.
     let Ok(far) = UnixStream::connect(to).await else {
         return;
@@ -110,20 +139,21 @@ async fn relay(near: UnixStream, to: PathBuf, silent: watch::Receiver<bool>) {
     let (far_read, far_write) = far.into_split();
     // The end of either direction ends both: this is for HTTP/2 and for short requests, which need no half-open end.
     tokio::select! {
-        () = pump(near_read, far_write, silent.clone()) => {}
-        () = pump(far_read, near_write, silent.clone()) => {}
+        () = pump(near_read, far_write, flow.clone()) => {}
+        () = pump(far_read, near_write, flow.clone()) => {}
+        _ = flow.wait_for(|flow| *flow == Flow::Cut) => {}
     }
 }
 
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut silent: watch::Receiver<bool>,
+    mut flow: watch::Receiver<Flow>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let read = from.read(&mut buffer).await;
-        if silent.wait_for(|silent| !silent).await.is_err() {
+        if flow.wait_for(|flow| *flow == Flow::Speaks).await.is_err() {
             return;
         }
         let Ok(length @ 1..) = read else { return };

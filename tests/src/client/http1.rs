@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 
@@ -18,8 +18,8 @@ const MAX_HEADERS: usize = 64;
 
 /// A connection. It sends what it is told and reads one response at a time.
 #[derive(Debug)]
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<S = TcpStream> {
+    stream: S,
     buffer: BytesMut,
     requests: u64,
 }
@@ -36,11 +36,25 @@ impl Connection {
             .map_err(|_| Failure::Connect)?
             .map_err(|_| Failure::Connect)?;
         stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    /// The socket, for those who go on with another protocol, and what was read beyond the last response.
+    #[must_use]
+    pub fn into_stream(self) -> (TcpStream, BytesMut) {
+        (self.stream, self.buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Over a stream that is connected already: through TLS, or to a client that reads slowly.
+    #[must_use]
+    pub fn over(stream: S) -> Self {
+        Self {
             stream,
             buffer: BytesMut::with_capacity(4096),
             requests: 0,
-        })
+        }
     }
 
     /// Requests answered on this connection.
@@ -96,12 +110,6 @@ impl Connection {
             Ok(Ok(0) | Err(_)) => true,
             Ok(Ok(_)) | Err(_) => false,
         }
-    }
-
-    /// The socket, for those who go on with another protocol, and what was read beyond the last response.
-    #[must_use]
-    pub fn into_stream(self) -> (TcpStream, BytesMut) {
-        (self.stream, self.buffer)
     }
 
     async fn read_response(&mut self) -> Result<Response, Failure> {

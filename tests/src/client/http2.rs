@@ -9,7 +9,11 @@ use h2::{
     client::{ResponseFuture, SendRequest},
 };
 use http::Request;
-use tokio::{net::TcpStream, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 use super::{
     Failure, Response,
@@ -17,6 +21,9 @@ use super::{
     http1::REQUEST_BOUND,
 };
 use crate::wait;
+
+/// The window of a stream unless its client asks for a larger one, in bytes.
+pub const DEFAULT_WINDOW: u32 = 65_535;
 
 /// A connection; dropping it closes it.
 #[derive(Debug)]
@@ -49,17 +56,35 @@ impl Connection {
         let opening = async {
             let stream = TcpStream::connect(address).await.map_err(|_| Failure::Connect)?;
             stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-            let (tap, seen) = Tap::new(stream);
-            let (sender, connection) = h2::client::handshake(tap).await.map_err(|_| Failure::Connect)?;
-            let driver = tokio::spawn(async move {
-                // Each request learns of the end by itself.
-                let _ = connection.await;
-            });
-            Ok(Self { sender, seen, driver })
+            Self::over(stream, DEFAULT_WINDOW).await
         };
         tokio::time::timeout(REQUEST_BOUND, opening)
             .await
             .map_err(|_| Failure::Connect)?
+    }
+
+    /// Speaks HTTP/2 over a stream that is connected already, with a window of that many bytes for each response.
+    ///
+    /// # Errors
+    /// [`Failure::Connect`].
+    pub async fn over<S>(stream: S, window: u32) -> Result<Self, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (tap, seen) = Tap::new(stream);
+        let mut builder = h2::client::Builder::new();
+        if window > DEFAULT_WINDOW {
+            builder
+                .initial_window_size(window)
+                .initial_connection_window_size(window);
+        }
+        let handshake = builder.handshake::<_, Bytes>(tap).await;
+        let (sender, connection) = handshake.map_err(|_| Failure::Connect)?;
+        let driver = tokio::spawn(async move {
+            // Each request learns of the end by itself.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, seen, driver })
     }
 
     /// Sends `GET path` and reads the response.

@@ -22,7 +22,7 @@ use super::{Failure, Response, http1::REQUEST_BOUND};
 use crate::wait;
 
 /// The name in the certificate.
-const NAME: &str = "ebb.test";
+pub const NAME: &str = "ebb.test";
 
 /// A certificate that signs itself, with its key.
 #[derive(Clone, Debug)]
@@ -48,7 +48,11 @@ impl Identity {
         })
     }
 
-    fn client(&self) -> Result<quinn::ClientConfig> {
+    /// What a client needs to trust it, with the one protocol that is to be negotiated.
+    ///
+    /// # Errors
+    /// When the certificate is none.
+    pub fn tls(&self, protocol: &[u8]) -> Result<rustls::ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.trusted.clone())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -56,7 +60,12 @@ impl Identity {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h3".to_vec()];
+        tls.alpn_protocols = vec![protocol.to_vec()];
+        Ok(tls)
+    }
+
+    fn client(&self) -> Result<quinn::ClientConfig> {
+        let tls = self.tls(b"h3")?;
         Ok(quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(
             tls,
         )?)))
