@@ -76,8 +76,8 @@ impl Core {
         }
     }
 
-    /// The local ports of listeners of a node, as its filters told; empty if they did not tell of all that had requests.
-    pub fn ports(&self, node: &str, listeners: &[String]) -> Vec<u16> {
+    /// The local ports on which listeners of a node had requests, as its filters told; `None` if they did not tell all.
+    pub fn ports(&self, node: &str, listeners: &[String]) -> Option<Vec<u16>> {
         let reporters = self.fleet.node(node).into_iter().flat_map(|node| &node.reporters);
         let counts = reporters
             .filter_map(|epoch| self.fleet.get(*epoch))
@@ -86,11 +86,11 @@ impl Core {
         let mut ports = BTreeSet::new();
         for said in counts {
             if said.ports.is_empty() {
-                return Vec::new();
+                return None;
             }
             ports.extend(said.ports.iter().filter_map(|port| u16::try_from(*port).ok()));
         }
-        ports.into_iter().collect()
+        Some(ports.into_iter().collect())
     }
 
     /// All nodes, sorted by id. With `asked`, a reporter that has not answered that ask is unknown.

@@ -376,7 +376,7 @@ impl Task {
     }
 
     pub(super) fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
-        let mut unseen = Vec::new();
+        let mut known = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Store(record) => self.store(&record),
@@ -422,7 +422,7 @@ impl Task {
                     tokio::spawn(admins::ask(admin, node, ask, upstreams, requests));
                 }
                 Effect::AskOutstanding { node, ask, listeners } => {
-                    unseen.extend(self.look(node, ask, listeners));
+                    known.extend(self.look(node, ask, listeners));
                 }
                 Effect::KeepLever { node, pulled } => {
                     if let Err(error) = self.store.put_lever(&node, pulled) {
@@ -446,7 +446,7 @@ impl Task {
             }
         }
         // What follows from these must not come before what is left of the others.
-        self.see_nothing(unseen, now);
+        self.tell_known(known, now);
     }
 
     /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.

@@ -8,12 +8,12 @@
 //! | path | what |
 //! |---|---|
 //! | `schedule/` | pure: what is done, as data; drawing it; printing it |
-//! | `journal.rs` | what was seen, and its timeline |
+//! | `journal/` | what was seen, and its timeline |
 //! | `judge/` | pure: a file per rule, and the scope of drains |
 //! | `witness/` | the upstreams, `tcp_proxy`'s upstream, the ext_authz service, and what they hold |
 //! | `world/` | the processes |
 //! | `clients/` | HTTP/1.1, HTTP/2, TLS, TCP; readers that are slow |
-//! | `drains.rs`, `faults.rs`, `stranger.rs` | carrying out a plan |
+//! | `drains/`, `faults.rs`, `stranger.rs` | carrying out a plan |
 //! | `round.rs`, `play.rs` | a round, and a run |
 //! | `clock.rs` | the clock of a run, and the stalls of the machine |
 //! | `figures.rs` | the one line at the end |

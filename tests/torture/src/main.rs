@@ -1,6 +1,6 @@
 //! `make torture`: schedules drawn from one seed after another, until the time is over.
 
-use std::{process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::Parser;
@@ -69,9 +69,10 @@ async fn run(options: Options) -> Result<()> {
         .take(most)
         .map(|seed| Schedule::draw(seed, options.rounds));
     if options.print {
-        schedules
-            .take(most.min(100))
-            .for_each(|schedule| println!("{schedule}"));
+        let mut output = std::io::stdout().lock();
+        for schedule in schedules.take(most.min(100)) {
+            writeln!(output, "{schedule}")?;
+        }
         return Ok(());
     }
     let run = Run::begin(std::env::current_exe()?, options.verbose);

@@ -9,10 +9,10 @@ use super::{
 };
 use crate::journal::{Drain, Journal, Moment, Outcome, Request, Span, Start};
 
-/// A drain asks everybody when it begins, and filters report every half second: what is older than that when its Envoy ends
-/// is known to have been in flight.
+/// Filters report every half second in a drain: what is older than that when its Envoy ends is known to have been in flight.
 const KNOWN_AFTER: Duration = Duration::from_secs(1);
-const ASKED_AFTER: Duration = Duration::from_millis(300);
+/// A drain asks everybody when it begins, so what came this long before has been told, or its filter is unknown.
+const ASKED_AFTER: Duration = Duration::from_millis(50);
 
 pub(super) fn judge(journal: &Journal, number: usize, drain: &Drain) -> Vec<Failure> {
     match drain.end {
@@ -28,15 +28,24 @@ pub(super) fn judge(journal: &Journal, number: usize, drain: &Drain) -> Vec<Fail
 
 fn held(journal: &Journal, number: usize, drain: &Drain, ended: Moment) -> Vec<Failure> {
     let settled = settled_at(journal, drain, ended);
-    let is_held = |span: &Span| span.began < settled && span.holds_at(ended);
+    // Of several processes, those that have not come back yet are not known to one that could remember nobody.
+    if journal.world.envoys.len() > 1 && journal.forgot(ended) {
+        return Vec::new();
+    }
+    // Who holds it then; it may have come to somebody else first.
     let place = |request: &Request| {
-        let cover = cover(&journal.world, &drain.plan, request);
-        if cover != Cover::Nothing && request.upstream.as_ref().is_some_and(is_held) {
-            Some("the upstream")
-        } else if cover == Cover::All && request.authz.as_ref().is_some_and(is_held) {
-            Some("ext_authz")
-        } else {
-            None
+        let spans = match cover(&journal.world, &drain.plan, request) {
+            Cover::Nothing => [None, None],
+            Cover::Upstream => [request.upstream, None],
+            Cover::All => [request.upstream, request.authz],
+        };
+        let came = spans.iter().flatten().map(|span| span.began).min()?;
+        let holds = |span: Option<Span>| span.is_some_and(|span| span.holds_at(ended));
+        match spans.map(holds) {
+            _ if came >= settled => None,
+            [true, _] => Some("the upstream"),
+            [false, true] => Some("ext_authz"),
+            [false, false] => None,
         }
     };
     let failure = |request: &Request| {
@@ -63,10 +72,10 @@ fn cut(journal: &Journal, number: usize, drain: &Drain, ended: Moment) -> Option
     let cut_by = |request: &Request| {
         let span = request.upstream.filter(|span| span.cut)?;
         let end = journal.ends.iter().find(|end| {
-            let during = end.at > began + ASKED_AFTER && end.at < ended;
+            let during = end.at > began && end.at < ended;
             during && end.envoy == request.envoy && span.holds_at(end.at)
         })?;
-        let known = span.began + KNOWN_AFTER < end.at;
+        let known = span.began + ASKED_AFTER < drain.asked || span.began + KNOWN_AFTER < end.at;
         (known && cover(&journal.world, &drain.plan, request) != Cover::Nothing).then_some(end)
     };
     let (request, end) = journal

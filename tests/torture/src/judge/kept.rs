@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Failure, Rule, scope::covers_envoy};
 use crate::{
     journal::{Answer, Drain, Journal, Moment, Start},
-    schedule::{Evidence, Fault, Scope, State},
+    schedule::{Evidence, Fault, Scope},
 };
 
 /// From the confirmation of a release until every filter has heard of it.
@@ -15,7 +15,7 @@ pub(super) fn judge_drain(journal: &Journal, number: usize, drain: &Drain) -> Ve
     let failure = |rule, at, text| Failure { rule, at, text };
     let mut failures = Vec::new();
     if let Some(at) = drain.lost
-        && could_be_kept(journal)
+        && journal.could_be_kept()
     {
         let text = format!("drain {number} is neither present nor reported");
         failures.push(failure(Rule::Forgotten, at, text));
@@ -27,16 +27,6 @@ pub(super) fn judge_drain(journal: &Journal, number: usize, drain: &Drain) -> Ve
         failures.push(failure(Rule::Refused, *at, text));
     }
     failures
-}
-
-/// Whether nothing kept the state from being written.
-fn could_be_kept(journal: &Journal) -> bool {
-    journal.world.state != State::Memory && !done(journal, Fault::is_of_the_disk)
-}
-
-fn done(journal: &Journal, which: fn(Fault) -> bool) -> bool {
-    let mut faults = journal.faults.iter();
-    faults.any(|seen| seen.skipped.is_none() && which(seen.fault))
 }
 
 /// Whether a drain names what is there and what its evidence can see. Names that only an Envoy knows, a control plane that
@@ -55,8 +45,8 @@ fn must_be_accepted(journal: &Journal, drain: &Drain, refused: Moment) -> bool {
         let gone = ends.any(|end| end.envoy == number && end.at < refused);
         !covers_envoy(&plan.scope, envoy) || !gone && (!by_admin || envoy.admin)
     });
-    let stranger = by_admin && done(journal, |fault| matches!(fault, Fault::Stranger(..)));
-    let remembers = journal.outages.is_empty() || could_be_kept(journal);
+    let stranger = by_admin && journal.had(|fault| matches!(fault, Fault::Stranger(..)));
+    let remembers = !journal.forgot(refused);
     named && all_there && remembers && !stranger
 }
 
@@ -102,7 +92,7 @@ fn released_with_its_drain(journal: &Journal, envoy: usize) -> bool {
         let whole = matches!(drain.plan.scope, Scope::All | Scope::Node(_));
         whole && covers_envoy(&drain.plan.scope, plan) && drain.lost.is_some()
     };
-    !could_be_kept(journal) && journal.drains.iter().any(told)
+    !journal.could_be_kept() && journal.drains.iter().any(told)
 }
 
 /// With one drain and no fault in a round, nothing closes soon after it was cancelled.

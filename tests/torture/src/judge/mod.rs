@@ -1,7 +1,7 @@
 //! The judge: a journal in, failures out. It reads no clock and asks nobody.
 //!
-//! Rules, each a function: [`early`], [`late`], [`requests`] (lost and undelivered answers), [`kept`] (drains and releases
-//! that must last), and what belongs to a drain in [`scope`].
+//! A file per kind of rule: `early` (drains that ended too soon, or although requests were cut), `late`, `requests` (answers
+//! that are lost or undelivered), and `kept` (drains and releases that must last). [`scope`] says what a drain has to wait for.
 
 mod early;
 mod kept;

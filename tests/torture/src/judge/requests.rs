@@ -59,6 +59,9 @@ fn owed(journal: &Journal, request: &Request, end: &EnvoyEnd) -> bool {
     let Some((ended, Outcome::Drained)) = drain.end else {
         return false;
     };
+    if journal.world.envoys.len() > 1 && journal.forgot(ended) {
+        return false;
+    }
     let came = match cover(&journal.world, &drain.plan, request) {
         Cover::Nothing => None,
         Cover::All => Some(request.sent),

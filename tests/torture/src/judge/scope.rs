@@ -13,6 +13,9 @@
 //!   without the filter is in scope only with the evidence `admin`. Sessions of `tcp_proxy` go to an endpoint of their own.
 //! - **Sessions** of `tcp_proxy` are in scope of whole nodes and of a drain that names their listener, where Envoy's own
 //!   count sees them.
+//! - **Memory.** A control plane that comes after another and could read nothing, because its state is in memory or its disk
+//!   cannot be written, knows of a process what one of its filters says. Of several processes it does not know which are to
+//!   come: with two Envoys, such a drain is not judged.
 //! - **Delivery.** Where Envoy is stopped because it was drained, every answer in scope has to arrive, down to the last byte:
 //!   where the control plane can find the sockets of that Envoy, by its admin endpoint or because Envoy itself is at the other
 //!   end of the filter's stream. Behind a relay and without an admin endpoint it cannot.

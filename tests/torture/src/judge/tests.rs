@@ -6,7 +6,7 @@ use ebb_e2e::bins::EnvoyVersion;
 
 use super::*;
 use crate::{
-    journal::{Answer, EnvoyEnd, FaultSeen, Outage, Outcome, Probe, Request, Span, Stall, Start, Why},
+    journal::{Answer, Away, EnvoyEnd, FaultSeen, Outage, Outcome, Probe, Request, Span, Stall, Start, Why},
     schedule::{
         DrainPlan, Endpoint, EnvoyPlan, Evidence, Fault, Listener, Order, Policy, Scope, State, Via,
         WorldPlan,
@@ -188,6 +188,43 @@ fn what_ext_authz_holds_is_in_scope_for_a_filter_before_it_and_for_envoy() {
 }
 
 #[test]
+fn of_two_processes_one_that_could_remember_nobody_is_not_judged() {
+    let mut journal = journal(drain(Scope::All), vec![held(Listener::Ingress, 2_500)]);
+    journal.outages = vec![Outage {
+        away: Away::Ended,
+        from: at(500),
+        until: at(900),
+    }];
+    assert_eq!(rules(&journal), [Rule::Early], "its state is kept");
+    journal.world.state = State::Memory;
+    assert_eq!(rules(&journal), []);
+    journal.world.envoys.pop();
+    assert_eq!(
+        rules(&journal),
+        [Rule::Early],
+        "of one process, every filter tells of all"
+    );
+}
+
+#[test]
+fn a_request_has_come_when_it_came_to_ext_authz() {
+    let mut request = held(Listener::Ingress, 2_500);
+    request.authz = Some(Span {
+        began: at(1_200),
+        ended: Some(at(1_980)),
+        cut: false,
+    });
+    request.upstream = request.upstream.map(|span| Span {
+        began: at(1_981),
+        ..span
+    });
+    let mut journal = journal(drain(Scope::All), vec![request]);
+    assert_eq!(rules(&journal), [Rule::Early]);
+    journal.requests[0].authz = None;
+    assert_eq!(rules(&journal), [], "it has come with the end");
+}
+
+#[test]
 fn an_end_after_the_deadline_is_late_unless_the_machine_or_the_control_plane_stood_still() {
     let mut late = drain(Scope::All);
     late.end = Some((at(4_400), Outcome::TimedOut));
@@ -201,11 +238,13 @@ fn an_end_after_the_deadline_is_late_unless_the_machine_or_the_control_plane_sto
     assert_eq!(rules(&journal), []);
     journal.stalls.clear();
     journal.outages = vec![Outage {
+        away: Away::Ended,
         from: at(3_900),
         until: at(4_300),
     }];
     assert_eq!(rules(&journal), []);
     journal.outages = vec![Outage {
+        away: Away::Ended,
         from: at(3_000),
         until: at(3_900),
     }];

@@ -16,7 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{
     clock::Clock,
-    journal::{Moment, Outage},
+    journal::{Away, Moment, Outage},
 };
 
 /// The control plane. Whatever makes it go away holds it until it is back, so that these follow each other.
@@ -110,7 +110,7 @@ impl Control {
         let done = meanwhile();
         tokio::time::sleep(away).await;
         *ebb = Some(Ebb::start(options).await?);
-        self.away(from);
+        self.was_away(Away::Ended, from);
         done
     }
 
@@ -125,7 +125,7 @@ impl Control {
         running.pause()?;
         tokio::time::sleep(length).await;
         running.resume()?;
-        self.away(from);
+        self.was_away(Away::Paused, from);
         Ok(())
     }
 
@@ -174,9 +174,9 @@ impl Control {
         self.ebb.lock().await.as_ref().map(Ebb::log).unwrap_or_default()
     }
 
-    fn away(&self, from: Moment) {
+    fn was_away(&self, away: Away, from: Moment) {
         let until = self.clock.now();
-        lock(&self.outages).push(Outage { from, until });
+        lock(&self.outages).push(Outage { away, from, until });
     }
 }
 

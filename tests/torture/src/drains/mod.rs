@@ -1,19 +1,21 @@
 //! Asking for drains, and following them to their end.
 
+mod asking;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use ebb_e2e::{
-    api::{Client, proto},
+    api::Client,
     cli::{self, CliOutput},
 };
-use ebb_proto::v1;
 use rustix::process::Signal;
 use tonic::Code;
 
+use self::asking::Asking;
 use crate::{
     journal::{Drain, EnvoyEnd, Moment, Outcome, Start, Why},
-    schedule::{DrainPlan, Endpoint, Evidence, Policy, Scope, Stop, Via},
+    schedule::{DrainPlan, Stop, Via},
     world::World,
 };
 
@@ -87,7 +89,7 @@ impl Follower {
     async fn by_api(&self, drain: &mut Drain) {
         let asking = async {
             let mut client = self.world.control.client().await?;
-            anyhow::Ok(client.start(self.request(&drain.plan)).await)
+            anyhow::Ok(client.start(self.asking().request(&drain.plan)).await)
         };
         match asking.await {
             Err(error) => drain.start = Start::Nobody(format!("{error:#}")),
@@ -99,8 +101,15 @@ impl Follower {
         }
     }
 
+    fn asking(&self) -> Asking<'_> {
+        Asking {
+            witness: &self.world.witness,
+            request_id: &self.request_id,
+        }
+    }
+
     async fn by_command(&self, drain: &mut Drain) {
-        let arguments = self.arguments(&drain.plan);
+        let arguments = self.asking().arguments(&drain.plan);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let command = match cli::start(&self.world.control.socket(), &arguments) {
             Ok(command) => command,
@@ -234,96 +243,12 @@ impl Follower {
             _ => Start::Refused(self.world.clock.now(), message.to_owned()),
         }
     }
-
-    fn address(&self, endpoint: Endpoint) -> String {
-        let witness = &self.world.witness;
-        match endpoint {
-            Endpoint::A => witness.a,
-            Endpoint::B => witness.b,
-        }
-        .to_string()
-    }
-
-    fn request(&self, plan: &DrainPlan) -> v1::StartDrainRequest {
-        let mut scope = v1::Scope::default();
-        match plan.scope {
-            Scope::All => {}
-            Scope::Node(node) => scope.nodes.push(node.to_owned()),
-            Scope::Listener(listener) => scope.listeners.push(listener.name().to_owned()),
-            Scope::ListenerOf(node, listener) => {
-                scope.nodes.push(node.to_owned());
-                scope.listeners.push(listener.name().to_owned());
-            }
-            Scope::Upstream(endpoint) => scope.upstreams.push(self.address(endpoint)),
-        }
-        v1::StartDrainRequest {
-            request_id: self.request_id.clone(),
-            scope: Some(scope),
-            policy: Some(wire(&plan.policy)),
-        }
-    }
-
-    fn arguments(&self, plan: &DrainPlan) -> Vec<String> {
-        let mut arguments: Vec<String> = ["drain", "--wait", "-o", "json"].map(str::to_owned).into();
-        let mut add = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
-        add("--request-id", &self.request_id);
-        match plan.scope {
-            Scope::All => {}
-            Scope::Node(node) => add("--node", node),
-            Scope::Listener(listener) => add("--listener", listener.name()),
-            Scope::ListenerOf(node, listener) => {
-                add("--node", node);
-                add("--listener", listener.name());
-            }
-            Scope::Upstream(endpoint) => add("--upstream", &self.address(endpoint)),
-        }
-        let policy = &plan.policy;
-        for (name, time) in [
-            ("--timeout", policy.timeout),
-            ("--quiet-period", policy.quiet),
-            ("--announce", policy.announce),
-            ("--ramp", policy.ramp),
-        ] {
-            add(name, &format!("{time}ms"));
-        }
-        add("--on-timeout", if policy.abort { "abort" } else { "proceed" });
-        let evidence = match policy.evidence {
-            Evidence::Auto => "auto",
-            Evidence::Filter => "filter",
-            Evidence::Admin => "admin",
-        };
-        add("--evidence", evidence);
-        arguments
-    }
 }
 
 /// How a drain ended, and what it says of the time it took.
 struct Ended {
     outcome: Outcome,
     elapsed: Duration,
-}
-
-fn wire(policy: &Policy) -> v1::Policy {
-    let time = |milliseconds| Some(proto(Duration::from_millis(milliseconds)));
-    let on_timeout = if policy.abort {
-        v1::OnTimeout::Abort
-    } else {
-        v1::OnTimeout::Proceed
-    };
-    let evidence = match policy.evidence {
-        Evidence::Auto => v1::Evidence::Auto,
-        Evidence::Filter => v1::Evidence::Filter,
-        Evidence::Admin => v1::Evidence::Admin,
-    };
-    v1::Policy {
-        announce: time(policy.announce),
-        quiet_period: time(policy.quiet),
-        timeout: time(policy.timeout),
-        ramp: time(policy.ramp),
-        on_timeout: on_timeout.into(),
-        evidence: evidence.into(),
-        ..v1::Policy::default()
-    }
 }
 
 /// By its number on the wire, `PHASE_CUT` included; none while a drain runs.

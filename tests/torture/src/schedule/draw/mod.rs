@@ -1,11 +1,13 @@
 //! Drawing a schedule: the same seed always gives the same.
 
+mod faults;
+
 use ebb_e2e::bins::EnvoyVersion;
 use fastrand::Rng;
 
 use super::{
-    Claim, ClientPlan, DrainPlan, Endpoint, EnvoyPlan, Evidence, Fault, FaultPlan, Listener, Order, Pace,
-    Policy, Protocol, RequestPlan, Round, Schedule, Scope, State, Stop, Via, WorldPlan,
+    ClientPlan, DrainPlan, Endpoint, EnvoyPlan, Evidence, Listener, Order, Pace, Policy, Protocol,
+    RequestPlan, Round, Schedule, Scope, State, Stop, Via, WorldPlan,
 };
 
 /// When the first drain of a round is asked for: by then requests are in flight.
@@ -80,36 +82,13 @@ fn round(rng: &mut Rng, world: &WorldPlan) -> Round {
     let mut round = Round {
         drains,
         clients,
-        faults: (0..faults).map(|_| fault(rng, world)).collect(),
+        faults: (0..faults).map(|_| faults::one(rng, world)).collect(),
     };
     if rng.u32(0..8) == 0 {
-        back_just_before(rng, &mut round);
+        faults::back_just_before(rng, &mut round);
     }
     round.faults.sort_by_key(|fault| fault.at);
     round
-}
-
-/// Has the control plane go away before everything else, and be back when the first drain is asked for: filters come back one
-/// by one, and what they hold has to be waited for.
-fn back_just_before(rng: &mut Rng, round: &mut Round) {
-    let away = rng.u64(100..4_000);
-    let fault = if rng.bool() {
-        Fault::ControlKilled(away)
-    } else {
-        Fault::ControlTerminated(away)
-    };
-    let shift = (away + 100).saturating_sub(FIRST_DRAIN);
-    for drain in &mut round.drains {
-        drain.at += shift;
-        drain.waits = true;
-        drain.cancel_at = drain.cancel_at.map(|at| at + shift);
-    }
-    for client in &mut round.clients {
-        client.requests.iter_mut().for_each(|request| request.at += shift);
-    }
-    round.faults.iter_mut().for_each(|fault| fault.at += shift);
-    let at = (FIRST_DRAIN + shift).saturating_sub(away + 100);
-    round.faults.push(FaultPlan { at, fault });
 }
 
 fn drain(rng: &mut Rng, world: &WorldPlan, at: u64) -> DrainPlan {
@@ -256,61 +235,12 @@ fn client(rng: &mut Rng, world: &WorldPlan) -> ClientPlan {
     }
 }
 
-fn fault(rng: &mut Rng, world: &WorldPlan) -> FaultPlan {
-    let envoy = rng.usize(0..world.envoys.len());
-    let length = rng.u64(50..2_000);
-    let mut kinds = vec![
-        Fault::ControlKilled(length),
-        Fault::ControlTerminated(length),
-        Fault::ControlPaused(length),
-        Fault::EnvoyPaused(envoy, length),
-        Fault::EnvoyKilled(envoy),
-        Fault::EnvoyTerminated(envoy),
-        Fault::ClockStep(rng.i64(-7_200..7_200)),
-        Fault::Stranger(claim(rng), length),
-        Fault::Stranger(claim(rng), length),
-    ];
-    if world.relay {
-        kinds.extend([
-            Fault::StreamsCut(envoy, 0),
-            Fault::StreamsCut(envoy, length),
-            Fault::StreamsCut(envoy, length),
-            Fault::StreamsSilent(envoy, length),
-            Fault::StreamsSilent(envoy, length),
-        ]);
-    }
-    if world.trap {
-        kinds.extend([Fault::VmTrapped(envoy); 4]);
-    }
-    if world.state == State::Disk {
-        kinds.extend([
-            Fault::DiskFull(length),
-            Fault::DiskReadOnly(length),
-            Fault::DiskHangs(length),
-        ]);
-    }
-    let fault = pick(rng, &kinds).unwrap_or(Fault::ControlKilled(length));
-    let at = rng.u64(300..1_800);
-    FaultPlan { at, fault }
-}
-
-fn claim(rng: &mut Rng) -> Claim {
-    const CLAIMS: [Claim; 6] = [
-        Claim::EpochFromElsewhere,
-        Claim::Epoch,
-        Claim::Goodbye,
-        Claim::AnswersUnasked,
-        Claim::HugeCounts,
-        Claim::Nonsense,
-    ];
-    pick(rng, &CLAIMS).unwrap_or(Claim::Nonsense)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::schedule::Fault;
 
     #[test]
     fn a_seed_gives_one_schedule_and_another_seed_another() {
