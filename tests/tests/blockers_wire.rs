@@ -355,7 +355,7 @@ async fn serving_makes_no_hostcall(version: EnvoyVersion) -> Result<()> {
     hostcalls.retain(|call| !of_ticks.iter().any(|of_tick| call.contains(of_tick)));
     // Once for each listener in each VM: which port it has.
     assert!(
-        matches!(hostcalls[..], [port] if port.contains("destination")),
+        matches!(hostcalls[..], [port] if port.contains("proxy_get_property")),
         "{hostcalls:?}"
     );
     // That the log would tell.

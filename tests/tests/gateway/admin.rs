@@ -62,6 +62,5 @@ async fn an_admin_endpoint_that_accepts_and_never_answers_holds_a_stop_up_to_its
         line.contains("its health checks cannot be made to fail") && line.contains("did not answer within 1s")
     });
     ensure!(told, "{log}");
-    ensure!(!log.contains("not in time"), "{log}");
     Ok(())
 }
