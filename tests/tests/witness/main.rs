@@ -2,6 +2,8 @@
 
 mod claims;
 mod cut;
+mod idle;
+mod loggers;
 mod processes;
 mod restart;
 mod unreached;
