@@ -6,7 +6,7 @@ MAKEFLAGS     += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help build build-test test lint demo bench clean tools wasm-target haproxy loads wasm-opt FORCE
+.PHONY: help build build-test test lint demo bench torture clean tools wasm-target haproxy loads faketime wasm-opt FORCE
 
 CARGO       ?= cargo
 PYTHON      ?= python3
@@ -17,6 +17,11 @@ ENVOY_BIN_1_37 ?=
 HAPROXY_BIN ?=
 # For `make bench`: what else the program takes, such as --only cost; see target/release/bench --help.
 BENCH_ARGS  ?=
+# For `make torture`: how long, and the seed of the first schedule; drawn, and printed, if there is none.
+SECONDS     := 3600
+SEED        ?=
+# Another libfaketime than Debian's, by which the tests set the clock of a process: an absolute path.
+EBB_FAKETIME ?=
 # Other load tools than Debian's, for the benchmarks: absolute paths. Binaryen's wasm-opt (WASM_OPT_BIN) is used if it is there.
 WRK_BIN     ?=
 H2LOAD_BIN  ?=
@@ -46,7 +51,7 @@ test: build build-test ## run every test, those against real Envoys included
 	fi
 	$(CARGO) test --workspace --locked --doc --quiet
 
-build-test: $(TRAP_WASM) $(STOCK_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,haproxy) loads $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
+build-test: $(TRAP_WASM) $(STOCK_WASM) $(TEST_PYTHON)/.ready $(if $(HAPROXY_BIN),,haproxy) loads faketime $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready)
 	@: # What the tests need beyond `build`.
 
 lint: wasm-target ## check formatting, clippy and documentation
@@ -64,6 +69,10 @@ demo: build ## drain and stop a real Envoy under real load, and report
 bench: build $(STOCK_WASM) $(if $(HAPROXY_BIN),,haproxy) loads wasm-opt ## measure Ebb beside everybody else, into dist/bench; takes about 40 minutes
 	$(CARGO) build --release --locked -p ebb-bench --bins
 	target/release/bench --out dist/bench $(BENCH_ARGS)
+
+torture: build $(TRAP_WASM) faketime $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready) ## drain under drawn faults for SECONDS (3600), from SEED on, and judge by the upstream
+	$(CARGO) build --release --locked -p ebb-torture --bins
+	target/release/torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 clean: ## remove everything that was built or fetched
 	rm -rf target dist $(CACHE)
@@ -136,6 +145,12 @@ loads:
 	fi
 	if [ -z '$(H2LOAD_BIN)' ] && [ ! -x /usr/bin/h2load ]; then
 	  $(call apt,nghttp2-client,h2load)
+	fi
+
+# Without it, no clock is set: the tests say so in their figures.
+faketime:
+	@if [ -z '$(EBB_FAKETIME)' ] && ! compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; then
+	  $(call apt,libfaketime,libfaketime)
 	fi
 
 # Only for one variant of one benchmark, which is left out without it.
