@@ -1,5 +1,7 @@
 //! A hostile reporter: it takes no other's place, and its answers end nothing.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use ebb_e2e::{envoy::EnvoyOptions, wait, world::World};
 use ebb_proto::v1::{FilterHello, FilterReport, ListenerCounts, filter_service_client::FilterServiceClient};
@@ -70,7 +72,7 @@ async fn answers_to_what_was_never_asked_end_no_drain() -> Result<()> {
         goodbye: false,
         ..claim("edge-9", 99)
     };
-    reports.send(first).await?;
+    reports.send(first.clone()).await?;
     let mut filter = FilterServiceClient::new(client.channel());
     let _commands = filter.attach(ReceiverStream::new(outgoing)).await?.into_inner();
     wait::until("it is attached", wait::PATIENCE, || {
@@ -78,11 +80,21 @@ async fn answers_to_what_was_never_asked_end_no_drain() -> Result<()> {
         async move { Ok(client.nodes().await?.len() == 2) }
     })
     .await?;
-    // Whatever it has in flight now it does not tell: it is not heard of again.
-    let ended = world
-        .ebb
-        .cli(&["drain", "--node", "edge-9", "--wait", "--timeout", "1s"])
-        .await?;
+    let drain = ["drain", "--node", "edge-9", "--wait", "--timeout", "1s"];
+    let drain = Waiting::on(world.ebb.cli_start(&drain)?);
+    only_drain(&client).await?;
+    // It has not heard of the drain: what it says is of before, and no answer to it.
+    while !drain.0.is_finished() {
+        let late = FilterReport {
+            hello: None,
+            answers: 0,
+            ..first.clone()
+        };
+        // A full queue will do: it is read as fast as it can be.
+        let _ = reports.try_send(late);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ended = drain.ended().await?;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     Ok(())
 }
