@@ -133,9 +133,10 @@ impl Listener {
         &self.carry
     }
 
-    /// Whether it has neither a root context nor a request left.
+    /// Whether it has neither a root context nor a request left, and nothing to tell: as Envoy exits it takes one root context
+    /// after the other, and what it cut on the first must be in the last report.
     pub fn is_gone(&self) -> bool {
-        self.roots.get() == 0 && self.in_flight.get() == 0
+        self.roots.get() == 0 && self.in_flight.get() == 0 && self.cut.get() == 0
     }
 }
 
@@ -272,6 +273,16 @@ mod tests {
         drop(request);
         assert!(listeners.prune());
         assert_eq!(in_flight(&listeners), [("b".to_owned(), 0, 0)]);
+    }
+
+    #[test]
+    fn what_was_cut_is_told_though_its_listener_is_removed() {
+        let mut listeners = Listeners::default();
+        let listener = listeners.add("a");
+        listener.count_cut();
+        listeners.remove(&listener);
+        assert!(!listeners.prune());
+        assert_eq!(listeners.report()[0].cut, 1);
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub struct Request {
     plugin: Rc<Plugin>,
     in_flight: Option<InFlight>,
     attempt: Option<Attempt>,
+    /// Whether its response headers have come.
+    answered: bool,
 }
 
 impl Request {
@@ -93,6 +95,7 @@ impl Request {
             plugin,
             in_flight: None,
             attempt: None,
+            answered: false,
         }
     }
 
@@ -143,6 +146,7 @@ impl Request {
 
     /// Its response headers have come. An answer of Envoy's own comes from no endpoint.
     pub fn answered(&mut self, look: &impl Look) -> Crossings {
+        self.answered = true;
         let mut crossings = Crossings::default();
         if let (
             Plugin::Listener {
@@ -158,12 +162,13 @@ impl Request {
         crossings
     }
 
-    /// Envoy has destroyed it. `serving`: nothing drains.
+    /// Envoy has destroyed it. `serving`: nothing drains. How it ended is looked at while something drains, and where it
+    /// ends without an answer, which is rare: a drain may have begun of which this VM has not heard yet.
     pub fn end(&mut self, serving: bool, look: &impl Look) -> Crossings {
         let mut crossings = Crossings::default();
         if let Some(in_flight) = self.in_flight.take() {
             let listener = Rc::clone(in_flight.listener());
-            if !serving
+            if (!serving || !self.answered)
                 && look
                     .end_details()
                     .is_some_and(|details| details.starts_with(CLOSED_BY_ENVOY))

@@ -173,7 +173,7 @@ impl Core {
         for sequence in self.give_admin(&node) {
             self.observe(sequence, now, out);
         }
-        self.endpoint_found(address, &node, now, out);
+        self.endpoint_found(address, &node, started, now, out);
     }
 
     /// Gives a new drain the admin endpoints of the nodes that it covers.
@@ -353,7 +353,8 @@ impl Core {
 
     /// What closes the connections in the scope of a drain.
     pub(super) fn lever(&self, drain: &Drain) -> v1::Lever {
-        let by_admin = |node: &Arc<str>| self.admins.get(node).is_some_and(Admin::closes);
+        let by_admin =
+            |node: &Arc<str>| self.admins.get(node).is_some_and(Admin::closes) && !self.fleet.is_shared(node);
         if pulls_lever(drain) && drain.tally.nodes().next().is_some() && drain.tally.nodes().all(by_admin) {
             v1::Lever::Admin
         } else if drain.machine.closing_since().is_some()

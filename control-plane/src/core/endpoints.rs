@@ -8,15 +8,16 @@
 //! Whoever is behind an endpoint that has not been reached may have requests that nobody else counts: for drains that it may
 //! concern that is unknown. Of one whose Envoy has ended it takes one look, to see that no other has taken its place.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{Core, Effect, Now, admins::pulls_lever, drain::Drain, policy::Evidence};
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     /// It has not answered since the start.
     Unreached(String),
-    Answering,
+    /// It answers; its Envoy runs since then.
+    Answering(SystemTime),
     /// It does not answer any more; why, in words.
     Silent(String),
     Ended,
@@ -52,20 +53,54 @@ impl Core {
         };
         endpoint.state = match (result, &endpoint.state) {
             // Whose it is follows, or is known.
-            (Ok(()), State::Unreached(_) | State::Ended) => return,
-            (Ok(()), _) => State::Answering,
+            (Ok(()), _) => return,
             (Err(error), State::Unreached(_)) => State::Unreached(error),
             (Err(_), State::Ended) => return self.endpoint_is_over(address, now, out),
             (Err(error), _) => State::Silent(error),
         };
         self.warn_of_silence(address, out);
+        self.fall_back_from(address, now, out);
     }
 
-    /// It answered, and said whose it is.
-    pub(super) fn endpoint_found(&mut self, address: &str, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
+    /// Where Envoys share a node's id, the endpoint of another takes the place of one that does not answer any more.
+    fn fall_back_from(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
+        let Some(node) = self
+            .endpoints
+            .get(address)
+            .and_then(|endpoint| endpoint.node.clone())
+        else {
+            return;
+        };
+        let other = self
+            .endpoints
+            .iter()
+            .find_map(|(other, endpoint)| match endpoint.state {
+                State::Answering(started) if endpoint.node.as_ref() == Some(&node) => {
+                    Some((other.clone(), started))
+                }
+                _ => None,
+            });
+        if let Some((other, started)) = other {
+            out.push(Effect::UseAdmin {
+                node: node.to_string(),
+                address: other.clone(),
+            });
+            self.admin_found(&other, &node, started, now, out);
+        }
+    }
+
+    /// It answered, and said whose it is, and since when that Envoy runs.
+    pub(super) fn endpoint_found(
+        &mut self,
+        address: &str,
+        node: &Arc<str>,
+        started: SystemTime,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
         let endpoint = Endpoint {
             node: Some(node.clone()),
-            state: State::Answering,
+            state: State::Answering(started),
         };
         self.endpoints.insert(address.to_owned(), endpoint);
         self.endpoint_is_over(address, now, out);
@@ -107,7 +142,7 @@ impl Core {
         let by_own_count = matches!(drain.machine.policy().evidence, Evidence::Auto | Evidence::Admin);
         let may_be = match endpoint.state {
             State::Unreached(_) | State::Ended => self.may_be_in_scope(endpoint, drain),
-            State::Answering | State::Silent(_) => false,
+            State::Answering(_) | State::Silent(_) => false,
         };
         by_own_count && may_be && !drain.scope.is_upstream() && !drain.machine.is_ended()
     }

@@ -144,6 +144,13 @@ pub enum Effect {
         /// The listeners that count; empty = all.
         listeners: Vec<String>,
     },
+    /// Ask this admin endpoint from here on when a node's is asked.
+    UseAdmin {
+        /// The node.
+        node: String,
+        /// Where it is.
+        address: String,
+    },
     /// Have a node's Envoy close its connections by itself, or serve again. [`Event::LeverDone`] follows, within a bound.
     PullLever {
         /// The node.

@@ -162,7 +162,10 @@ impl Core {
             let leave = |(epoch, last): &Gone| {
                 let counts = last.iter().flat_map(|reporter| scope.counts(reporter));
                 let in_flight = counts.map(|(_, [in_flight, ..])| in_flight);
-                drain.tally.leave(*epoch, in_flight.fold(0, u64::saturating_add))
+                let cut = last.as_ref().map_or(0, |reporter| reporter.cut_lately);
+                drain
+                    .tally
+                    .leave(*epoch, in_flight.fold(cut, u64::saturating_add))
             };
             let cut = members.into_iter().map(leave).fold(0, u64::saturating_add);
             drain.warn_of_cut(cut);

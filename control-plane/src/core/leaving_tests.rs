@@ -298,3 +298,21 @@ fn of_two_envoys_with_one_id_neither_stands_for_the_other() {
         "{drain:?}"
     );
 }
+
+#[test]
+fn what_is_cut_by_a_vm_that_has_not_heard_of_the_drain_is_told_too() {
+    let mut world = two_workers();
+    world.start("d", &["ingress"]).unwrap();
+    world.report(2, &[("ingress", 0)]);
+    // It goes before the drain has come to it, and answers nothing.
+    let stream = StreamId(1);
+    let last = v1::FilterReport {
+        goodbye: true,
+        ..with_cut(0, 2)
+    };
+    world.happen(Event::Reported { stream, report: last });
+    world.wait(200);
+    world.report(2, &[("ingress", 0)]);
+    let drain = world.drain("d");
+    assert_eq!((drain.phase(), drain.cut), (v1::Phase::Cut, 2), "{drain:?}");
+}

@@ -354,7 +354,8 @@ impl Core {
             .get(epoch)
             .map(|reporter| reporter.node.clone())
             .unwrap_or_else(|| "".into());
-        let envoy_closes = self.admins.get(&node).is_some_and(Admin::closes);
+        // An admin endpoint is that of one process.
+        let envoy_closes = self.admins.get(&node).is_some_and(Admin::closes) && !self.fleet.is_shared(&node);
         let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
         let directives: Vec<_> = drains
             .flat_map(|drain| drain.directives(envoy_closes && admins::pulls_lever(drain), now.instant))

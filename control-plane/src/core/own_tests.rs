@@ -500,3 +500,26 @@ fn a_tcp_listener_drains_by_name_and_its_envoy_needs_no_requests_for_it() {
     let about_prefix = |warning: &String| warning.contains("stat_prefix");
     assert!(!drain.warnings.iter().any(about_prefix), "{drain:?}");
 }
+
+#[test]
+fn of_two_endpoints_of_one_node_the_other_is_asked_when_one_falls_silent() {
+    let mut world = World::new();
+    let other = "unix:/other";
+    world.core.expect_endpoints([ADMIN.to_owned(), other.to_owned()]);
+    world.attach(1, "a", 5, 11, INGRESS);
+    world.attach(2, "a", 6, 12, INGRESS);
+    world.find_admin("a");
+    let started = world.now.wall;
+    world.happen(Event::AdminFound {
+        address: other.to_owned(),
+        node: "a".to_owned(),
+        started,
+    });
+    let silent = Event::AdminHeard {
+        address: other.to_owned(),
+        result: Err("refused".to_owned()),
+    };
+    let effects = world.happen(silent);
+    let uses = |effect: &Effect| matches!(effect, Effect::UseAdmin { address, .. } if address == ADMIN);
+    assert!(effects.iter().any(uses), "{effects:?}");
+}

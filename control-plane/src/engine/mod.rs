@@ -120,8 +120,7 @@ impl Engine {
     /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
     pub fn start(policies: Policies, kept: Kept, store: Store, admins: Vec<Admin>) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
-        let addresses = admins.iter().map(|admin| admin.0.to_string()).collect();
-        let task = task::Task::new(policies, kept, store, addresses, requests.downgrade());
+        let task = task::Task::new(policies, kept, store, admins.clone(), requests.downgrade());
         tokio::spawn(task.run(inbox));
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));

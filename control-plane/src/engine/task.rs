@@ -71,6 +71,8 @@ pub(super) struct Task {
     requests: mpsc::WeakSender<Request>,
     /// By node.
     pub(super) admins: HashMap<String, Admin>,
+    /// All that are configured, by address.
+    endpoints: HashMap<String, Admin>,
     peers: Peers,
     pub(super) store: Store,
     pub(super) streams: HashMap<StreamId, watch::Sender<Outgoing>>,
@@ -89,7 +91,7 @@ impl Task {
         policies: Policies,
         kept: Kept,
         mut store: Store,
-        endpoints: Vec<String>,
+        endpoints: Vec<Admin>,
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
@@ -98,7 +100,11 @@ impl Task {
         let mut kept = kept;
         let ended = peers.resume(&mut kept.reporters, &requests);
         let (mut core, left_out) = Core::new(policies, kept, now);
-        core.expect_endpoints(endpoints);
+        let endpoints: HashMap<_, _> = endpoints
+            .into_iter()
+            .map(|admin| (admin.0.to_string(), admin))
+            .collect();
+        core.expect_endpoints(endpoints.keys().cloned());
         store.drop_senseless(&left_out);
         let drains = kept_drains - left_out.len();
         if drains > 0 {
@@ -110,6 +116,7 @@ impl Task {
             parked: Vec::new(),
             requests,
             admins: HashMap::new(),
+            endpoints,
             peers,
             store,
             streams: HashMap::new(),
@@ -423,6 +430,11 @@ impl Task {
                 }
                 Effect::AskOutstanding { node, ask, listeners } => {
                     known.extend(self.look(node, ask, listeners));
+                }
+                Effect::UseAdmin { node, address } => {
+                    if let Some(admin) = self.endpoints.get(&address) {
+                        self.admins.insert(node, admin.clone());
+                    }
                 }
                 Effect::KeepLever { node, pulled } => {
                     if let Err(error) = self.store.put_lever(&node, pulled) {

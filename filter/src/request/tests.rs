@@ -213,6 +213,7 @@ fn grpc_is_told_where_it_is_worth_a_hostcall() {
         let mut request = bench.request(false, detect_grpc);
         request.begin(serving, bodiless, &host);
         let kind = bench.listener.oldest(1)[0].kind;
+        request.answered(&host);
         request.end(SERVING, &host);
         (kind, host.hostcalls.get())
     };
@@ -258,6 +259,7 @@ fn a_request_that_envoy_cuts_while_it_drains_is_counted_as_cut() {
         };
         let mut request = bench.request(false, false);
         request.begin(SERVING, BODILESS, &host);
+        request.answered(&host);
         request.end(serving, &host);
         bench.counts.listeners.report()[0].cut
     };
@@ -276,11 +278,19 @@ fn a_request_that_envoy_cuts_while_it_drains_is_counted_as_cut() {
         end_details: by_envoy,
         ..Host::default()
     };
+    let mut unanswered = bench.request(false, false);
+    unanswered.begin(SERVING, BODILESS, &host);
+    unanswered.end(SERVING, &host);
+    assert_eq!(
+        bench.counts.listeners.report()[0].cut,
+        2,
+        "without an answer it is looked at"
+    );
     let mut never = bench.request(false, false);
     never.end(!SERVING, &host);
     assert_eq!(
         bench.counts.listeners.report()[0].cut,
-        1,
+        2,
         "what never was a request is not cut"
     );
 }

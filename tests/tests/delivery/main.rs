@@ -1,4 +1,5 @@
 //! An Envoy under `ebb run` is stopped only when its clients have what it has sent them: slow readers, who count their bytes.
+#![allow(clippy::indexing_slicing)] // JSON values
 
 mod mirrors;
 mod readers;

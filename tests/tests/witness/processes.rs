@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ebb_e2e::{
+    client::http1,
     envoy::{Envoy, EnvoyOptions},
     fake_filter::{FakeFilter, Identity},
     relay::Relay,
@@ -122,4 +123,50 @@ async fn an_envoy_that_dies_while_nobody_drains_is_not_waited_for() -> Result<()
     let ended = wait::within("the drain ends", Duration::from_secs(30), world.ebb.cli(&drain)).await??;
     assert_eq!(ended.code, Some(0), "its pid proves that it is gone: {ended:?}");
     Ok(())
+}
+
+#[tokio::test]
+async fn of_two_envoys_with_one_id_both_are_told_to_close_and_what_one_cuts_is_told() -> Result<()> {
+    let mut world = World::start_with(EnvoyOptions::default(), |ebb, folder| {
+        for admin in ["admin.sock", "other/admin.sock"] {
+            ebb.admins.push(format!("unix:{}", folder.join(admin).display()));
+        }
+    })
+    .await?;
+    let folder = world.folder.path().join("other");
+    std::fs::create_dir(&folder)?;
+    let (socket, upstream) = (world.ebb.socket().to_owned(), world.upstream.address());
+    let mut other = Envoy::start(&EnvoyOptions::default(), &folder, &socket, upstream).await?;
+    live(&world, 4).await?;
+    wait::until("both admin endpoints are found", wait::PATIENCE, || async {
+        Ok(world.ebb.log().matches("admin endpoint found").count() == 2)
+    })
+    .await?;
+    let mut lost = hold(&world.upstream, other.address("internal")?, 2).await?;
+    lost.extend(hold(&world.upstream, other.address("ingress")?, 1).await?);
+    let held = hold(&world.upstream, world.ingress()?, 1).await?;
+    let drain = ["drain", "--node", "edge-1", "--wait", "-o", "json"];
+    let drain = Waiting::on(world.ebb.cli_start(&drain)?);
+    let client = world.client().await?;
+    let id = only_drain(&client).await?.id;
+    client.clone().wait_for_in_flight(&id, 4).await?;
+    for envoy in [&other, &world.envoy] {
+        wait::until("new requests are told to leave", wait::PATIENCE, || async {
+            let mut connection = http1::Connection::open(envoy.address("ingress")?).await?;
+            Ok(connection.get("/").await?.says_close())
+        })
+        .await?;
+    }
+    other.process().signal(rustix::process::Signal::TERM)?;
+    other.process().exit(wait::PATIENCE).await?;
+    for request in lost {
+        assert!(request.await?.is_err(), "its client lost it");
+    }
+    drain.goes_on(&world.upstream, "the other holds one").await;
+    world.upstream.release_all();
+    answered(held).await?;
+    let ended = drain.ended().await?;
+    assert_eq!(ended.code, Some(6), "{ended:?}");
+    assert_eq!(ended.json()?["cut"], 3, "{ended:?}");
+    world.envoy.process().check_running()
 }

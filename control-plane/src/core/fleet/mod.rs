@@ -78,6 +78,9 @@ impl Fleet {
         let epoch = *self.streams.get(&stream)?;
         let reporter = self.reporters.get_mut(&epoch)?;
         reporter.last_report = now;
+        let cut =
+            |counts: &[v1::ListenerCounts]| counts.iter().map(|said| said.cut).fold(0, u64::saturating_add);
+        reporter.cut_lately = cut(&report.listeners).saturating_sub(cut(&reporter.listeners));
         let names = reporter.listeners.iter().map(|said| &said.name);
         if !names.eq(report.listeners.iter().map(|said| &said.name))
             || reporter.counts_upstreams != report.counts_upstreams
@@ -270,6 +273,11 @@ impl Fleet {
     /// One node.
     pub fn node(&self, id: &str) -> Option<&Node> {
         self.nodes.get(id)
+    }
+
+    /// Whether several processes are a node: by mistake, or for the time of a hot restart.
+    pub fn is_shared(&self, node: &str) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.processes.len() > 1)
     }
 
     /// All nodes, sorted by id.

@@ -71,6 +71,8 @@ pub struct Reporter {
     pub upstreams: Vec<v1::UpstreamCounts>,
     /// Whether it counts them for all of its requests.
     pub counts_upstreams: bool,
+    /// Requests that Envoy has cut between its last two reports.
+    pub cut_lately: u64,
     /// The last ask that was put to it on this stream.
     pub asked: u64,
     /// The last ask that it answered on this stream.
@@ -121,6 +123,7 @@ impl Reporter {
             listeners: Vec::new(),
             upstreams: Vec::new(),
             counts_upstreams: false,
+            cut_lately: 0,
             asked: 0,
             answered: 0,
             awaited: false,
