@@ -117,7 +117,7 @@ impl Listener {
         self.ports.try_borrow().is_ok_and(|ports| ports.is_none())
     }
 
-    /// Notes the local port of one of its connections, up to [`MOST_PORTS`] of them; `None` = Envoy does not tell.
+    /// Notes the local port of one of its connections, up to 16 of them; `None` = Envoy does not tell.
     pub fn note_port(&self, port: Option<u32>) {
         let Ok(mut ports) = self.ports.try_borrow_mut() else {
             return;
