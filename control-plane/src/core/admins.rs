@@ -57,9 +57,12 @@ enum Health {
     Unable,
 }
 
-/// The admin endpoint of one node.
+/// The admin endpoint of one Envoy.
 #[derive(Debug)]
 pub(super) struct Admin {
+    /// The `node.id` that its Envoy has.
+    pub(super) node: Arc<str>,
+    address: String,
     poll: Poll,
     health: Health,
     /// Since when its process runs, to the second.
@@ -80,8 +83,10 @@ struct Names {
 }
 
 impl Admin {
-    fn new(health: Health, started: SystemTime) -> Self {
+    fn new(node: Arc<str>, address: &str, health: Health, started: SystemTime) -> Self {
         Self {
+            node,
+            address: address.to_owned(),
             poll: Poll::Idle,
             health,
             started,
@@ -151,7 +156,9 @@ pub(super) fn pulls_lever(drain: &Drain) -> bool {
 }
 
 impl Core {
-    /// The admin endpoint of a node was found: Envoy said itself whose it is.
+    /// An admin endpoint was found: Envoy said itself whose it is. The first that says that it is a node's goes by the node's
+    /// name. Further ones are of Envoys that share its id, of whose requests nobody can tell which a filter counts: each
+    /// stands for itself, as one of an Envoy without a filter.
     pub(super) fn admin_found(
         &mut self,
         address: &str,
@@ -161,19 +168,64 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let node: Arc<str> = node.into();
-        let health = if self.pulled_levers.contains(&node) {
+        let known = self.admins.iter().find(|(_, admin)| admin.address == address);
+        let known = known.map(|(key, admin)| (key.clone(), admin.node == node));
+        let key = match known {
+            Some((key, true)) => key,
+            Some((_, false)) => {
+                self.drop_admin_at(address, now, out);
+                self.key_of(address, &node)
+            }
+            None => self.key_of(address, &node),
+        };
+        let prefix = format!("{node} (");
+        let pulled = |lever: &Arc<str>| *lever == node || lever.starts_with(&prefix);
+        let health = if self.pulled_levers.iter().any(pulled) {
             Health::RestoreAt(now.instant)
         } else {
             Health::Serving
         };
         // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
-        self.admins.insert(node.clone(), Admin::new(health, started));
+        let admin = Admin::new(node.clone(), address, health, started);
+        self.admins.insert(key.clone(), admin);
+        out.push(Effect::UseAdmin {
+            node: key.to_string(),
+            address: address.to_owned(),
+        });
         // For the names of what it has: drains may name what no filter does.
-        out.push(self.asks_all_of(&node));
-        for sequence in self.give_admin(&node) {
+        out.push(self.asks_all_of(&key));
+        for sequence in self.give_admin(&key) {
             self.observe(sequence, now, out);
         }
-        self.endpoint_found(address, &node, started, now, out);
+        self.endpoint_found(address, &node, now, out);
+    }
+
+    fn key_of(&self, address: &str, node: &Arc<str>) -> Arc<str> {
+        if self.admins.contains_key(node) {
+            format!("{node} ({address})").into()
+        } else {
+            node.clone()
+        }
+    }
+
+    /// What was found at an address is not there any more.
+    pub(super) fn drop_admin_at(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
+        let gone = self.admins.iter().find(|(_, admin)| admin.address == address);
+        let Some(key) = gone.map(|(key, _)| key.clone()) else {
+            return;
+        };
+        self.admins.remove(&key);
+        let running = self.drains.values_mut().filter(|drain| !drain.machine.is_ended());
+        let waiting = running.filter(|drain| drain.tally.own_of(&key));
+        let waiting: Vec<u64> = waiting
+            .map(|drain| {
+                drain.tally.has_no_admin(&key);
+                drain.sequence
+            })
+            .collect();
+        for sequence in waiting {
+            self.observe(sequence, now, out);
+        }
     }
 
     /// Gives a new drain the admin endpoints of the nodes that it covers.
@@ -226,7 +278,7 @@ impl Core {
         let Some(admin) = self.admins.get_mut(node) else {
             return;
         };
-        let closed = admin.closes();
+        let (closed, of) = (admin.closes(), admin.node.clone());
         admin.health = match (close, &result) {
             (true, Ok(())) => Health::Failed,
             (true, Err(_)) => Health::Unable,
@@ -242,7 +294,7 @@ impl Core {
             for drain in self
                 .drains
                 .values_mut()
-                .filter(|drain| pulls_lever(drain) && drain.scope.has_node(node))
+                .filter(|drain| pulls_lever(drain) && drain.scope.has_node(&of))
             {
                 if !drain.machine.is_ended() {
                     drain.warn(format!(
@@ -258,7 +310,7 @@ impl Core {
         let members: Vec<Epoch> = self
             .fleet
             .reporters()
-            .filter(|(_, reporter)| *reporter.node == *node)
+            .filter(|(_, reporter)| reporter.node == of)
             .map(|(epoch, _)| epoch)
             .collect();
         for epoch in members {
@@ -267,7 +319,7 @@ impl Core {
         let changed = self
             .drains
             .values()
-            .filter(|drain| pulls_lever(drain) && drain.scope.has_node(node));
+            .filter(|drain| pulls_lever(drain) && drain.scope.has_node(&of));
         out.extend(changed.map(|drain| Effect::DrainChanged {
             id: drain.id.clone(),
             phase: true,
@@ -337,7 +389,8 @@ impl Core {
     /// Nodes whose Envoy was told to close and is to serve again before this control plane ends: those that no drain holds,
     /// or `all`. The others are left to a successor, which has the drain.
     pub fn levers_to_undo(&self, all: bool) -> Vec<String> {
-        let wanted = |node: &Arc<str>| {
+        let wanted = |key: &Arc<str>| {
+            let node = self.admins.get(key).map_or(key, |admin| &admin.node);
             let mut drains = self.drains.values();
             drains.any(|drain| {
                 let released = matches!(drain.machine.outcome(), Some((_, Hold::Released)));

@@ -675,7 +675,7 @@ mod evidence {
         pub(super) fn find_admin(&mut self, node: &str) {
             let started = self.now.wall - Duration::from_secs(3600);
             self.happen(Event::AdminFound {
-                address: ADMIN.to_owned(),
+                address: format!("unix:/{node}.sock"),
                 node: node.to_owned(),
                 started,
             });

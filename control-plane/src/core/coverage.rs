@@ -54,8 +54,8 @@ impl Core {
 
     /// Whether the Envoy of a node may have requests in a scope that no filter of it counts; `None` = it concerns the
     /// scope only if filters do.
-    fn beside(&self, node: &str, admin: &Admin, scope: &Scope) -> Option<bool> {
-        if !scope.has_node(node) {
+    fn beside(admin: &Admin, scope: &Scope) -> Option<bool> {
+        if !scope.has_node(&admin.node) {
             None
         } else if scope.is_whole_node() {
             Some(true)
@@ -72,12 +72,13 @@ impl Core {
     /// Whether an Envoy's own count concerns a drain, and then whether it may have requests that no filter of it counts.
     fn concerns(&self, node: &Arc<str>, admin: &Admin, drain: &Drain) -> Option<bool> {
         let by_filter = drain.machine.policy().evidence == Evidence::Filter;
-        if by_filter && !drain.scope.listeners.is_empty() {
+        // Of one of several that share a node's id no filter tells, and by filters it is to be told.
+        if by_filter && (!drain.scope.listeners.is_empty() || admin.node != *node) {
             return None;
         }
-        let beside = self.beside(node, admin, &drain.scope);
+        let beside = Self::beside(admin, &drain.scope);
         let has_members = drain.tally.members_of(node) > 0;
-        beside.or_else(|| (drain.scope.has_node(node) && has_members).then_some(false))
+        beside.or_else(|| (drain.scope.has_node(&admin.node) && has_members).then_some(false))
     }
 
     /// Gives a new drain the admin endpoints that concern it.
@@ -184,7 +185,8 @@ impl Core {
             return Err(StartError::NoAdmin(without.node.to_string()));
         }
         if evidence == Evidence::Filter {
-            let uncounted = |(node, admin): &(&Arc<str>, &Admin)| {
+            let uncounted = |(_, admin): &(&Arc<str>, &Admin)| {
+                let node = &admin.node;
                 let has_filter = |name: &String| self.is_attached(node) && self.may_have(node, name);
                 let without = |name: &String| !has_filter(name) && scope.listeners.contains(name);
                 scope.has_node(node)

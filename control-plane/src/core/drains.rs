@@ -106,7 +106,7 @@ impl Core {
             return Err(StartError::MixedScope);
         }
         let mut nodes: Vec<String> = self.fleet.nodes().map(|(id, _)| id.to_string()).collect();
-        nodes.extend(self.admins.keys().map(ToString::to_string));
+        nodes.extend(self.admins.values().map(|admin| admin.node.to_string()));
         if nodes.is_empty() {
             return Err(StartError::NobodyAttached);
         }
@@ -117,8 +117,8 @@ impl Core {
                 .filter(|(_, reporter)| scope.has_node(&reporter.node))
         };
         let admins = || {
-            let admins = self.admins.iter().filter(|(node, _)| scope.has_node(node));
-            admins.map(|(_, admin)| admin)
+            let admins = self.admins.values();
+            admins.filter(|admin| scope.has_node(&admin.node))
         };
         let listeners = covered()
             .flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()))

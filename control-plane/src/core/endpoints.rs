@@ -8,7 +8,7 @@
 //! Whoever is behind an endpoint that has not been reached may have requests that nobody else counts: for drains that it may
 //! concern that is unknown. Of one whose Envoy has ended it takes one look, to see that no other has taken its place.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use super::{Core, Effect, Now, admins::pulls_lever, drain::Drain, policy::Evidence};
 
@@ -16,8 +16,7 @@ use super::{Core, Effect, Now, admins::pulls_lever, drain::Drain, policy::Eviden
 enum State {
     /// It has not answered since the start.
     Unreached(String),
-    /// It answers; its Envoy runs since then.
-    Answering(SystemTime),
+    Answering,
     /// It does not answer any more; why, in words.
     Silent(String),
     Ended,
@@ -59,48 +58,14 @@ impl Core {
             (Err(error), _) => State::Silent(error),
         };
         self.warn_of_silence(address, out);
-        self.fall_back_from(address, now, out);
+        self.end_the_silent(address, now, out);
     }
 
-    /// Where Envoys share a node's id, the endpoint of another takes the place of one that does not answer any more.
-    fn fall_back_from(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
-        let Some(node) = self
-            .endpoints
-            .get(address)
-            .and_then(|endpoint| endpoint.node.clone())
-        else {
-            return;
-        };
-        let other = self
-            .endpoints
-            .iter()
-            .find_map(|(other, endpoint)| match endpoint.state {
-                State::Answering(started) if endpoint.node.as_ref() == Some(&node) => {
-                    Some((other.clone(), started))
-                }
-                _ => None,
-            });
-        if let Some((other, started)) = other {
-            out.push(Effect::UseAdmin {
-                node: node.to_string(),
-                address: other.clone(),
-            });
-            self.admin_found(&other, &node, started, now, out);
-        }
-    }
-
-    /// It answered, and said whose it is, and since when that Envoy runs.
-    pub(super) fn endpoint_found(
-        &mut self,
-        address: &str,
-        node: &Arc<str>,
-        started: SystemTime,
-        now: Now,
-        out: &mut Vec<Effect>,
-    ) {
+    /// It answered, and said whose it is.
+    pub(super) fn endpoint_found(&mut self, address: &str, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
         let endpoint = Endpoint {
             node: Some(node.clone()),
-            state: State::Answering(started),
+            state: State::Answering,
         };
         self.endpoints.insert(address.to_owned(), endpoint);
         self.endpoint_is_over(address, now, out);
@@ -117,13 +82,40 @@ impl Core {
         }
     }
 
-    /// The Envoy of a node was seen to end.
+    /// The only Envoy of a node was seen to end.
     pub(super) fn endpoints_ended(&mut self, node: &str) {
         let ended = self.endpoints.values_mut();
         for endpoint in ended.filter(|endpoint| endpoint.node.as_deref() == Some(node)) {
             endpoint.state = State::Ended;
         }
-        self.admins.remove(node);
+        self.ended.remove(node);
+        self.admins.retain(|_, admin| *admin.node != *node);
+    }
+
+    /// One of several Envoys that share a node's id has ended: the endpoint that does not answer any more, now or soon, is its.
+    pub(super) fn one_of_several_ended(&mut self, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
+        *self.ended.entry(node.clone()).or_default() += 1;
+        let silent = |endpoint: &Endpoint| {
+            endpoint.node.as_ref() == Some(node) && matches!(endpoint.state, State::Silent(_))
+        };
+        let silent = self.endpoints.iter().find(|(_, endpoint)| silent(endpoint));
+        if let Some(address) = silent.map(|(address, _)| address.clone()) {
+            self.end_the_silent(&address, now, out);
+        }
+    }
+
+    /// Ends an endpoint that does not answer, if an Envoy that may be behind it has ended.
+    fn end_the_silent(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
+        let Some(endpoint) = self.endpoints.get_mut(address) else {
+            return;
+        };
+        let ended = endpoint.node.as_ref().and_then(|node| self.ended.get_mut(node));
+        let Some(ended) = ended.filter(|ended| **ended > 0) else {
+            return;
+        };
+        *ended -= 1;
+        endpoint.state = State::Ended;
+        self.drop_admin_at(address, now, out);
     }
 
     /// Gives a new drain the endpoints that it has to wait for.
@@ -142,7 +134,7 @@ impl Core {
         let by_own_count = matches!(drain.machine.policy().evidence, Evidence::Auto | Evidence::Admin);
         let may_be = match endpoint.state {
             State::Unreached(_) | State::Ended => self.may_be_in_scope(endpoint, drain),
-            State::Answering(_) | State::Silent(_) => false,
+            State::Answering | State::Silent(_) => false,
         };
         by_own_count && may_be && !drain.scope.is_upstream() && !drain.machine.is_ended()
     }

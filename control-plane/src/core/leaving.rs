@@ -43,6 +43,12 @@ impl Core {
     pub(super) fn said_goodbye(&mut self, epoch: Epoch, now: Now, out: &mut Vec<Effect>) {
         self.answers_no_more(epoch, out);
         let last = self.fleet.leave(epoch);
+        if let Some(reporter) = &last
+            && self.fleet.of_process(reporter.process).next().is_none()
+            && self.fleet.node(&reporter.node).is_some()
+        {
+            self.one_of_several_ended(&reporter.node, now, out);
+        }
         self.left(&[(epoch, last)], now, out);
     }
 
@@ -86,9 +92,10 @@ impl Core {
         }
         let gone: Vec<Gone> = gone.into_iter().map(|epoch| self.part_with(epoch, out)).collect();
         for node in &nodes {
-            // Where another process has taken its place, the admin endpoint is that one's.
             if self.fleet.node(node).is_none() {
                 self.lose_admin(node, now, out);
+            } else {
+                self.one_of_several_ended(node, now, out);
             }
         }
         self.left(&gone, now, out);
@@ -100,6 +107,7 @@ impl Core {
         self.endpoints_ended(node);
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut().filter(|drain| !drain.machine.is_ended()) {
+            drain.tally.lose_other_admins(node);
             if drain.tally.own_of(node) {
                 let cut = drain.tally.lose_admin(node);
                 drain.warn_of_cut(cut);

@@ -105,8 +105,10 @@ impl Now {
 pub struct Core {
     policies: Policies,
     fleet: Fleet,
-    /// By node.
+    /// By node; where several have a node's id, by node and address: see [`Core::admin_found`].
     admins: BTreeMap<Arc<str>, Admin>,
+    /// How many Envoys of a node have ended while others of its id went on, and their endpoints not yet.
+    ended: BTreeMap<Arc<str>, usize>,
     /// By address.
     endpoints: BTreeMap<String, Endpoint>,
     /// Nodes whose Envoy was told to close, also by an earlier control plane, and not yet told to serve.
@@ -152,6 +154,7 @@ impl Core {
             policies: policies.into(),
             fleet: Fleet::default(),
             admins: BTreeMap::new(),
+            ended: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             pulled_levers: kept.levers.into_iter().map(Arc::from).collect(),
             drains,

@@ -321,7 +321,7 @@ impl Model {
                 self.admins[node].found = true;
                 let started = self.world.now.wall - Duration::from_secs(3600);
                 self.happen(Event::AdminFound {
-                    address: ADMIN.to_owned(),
+                    address: format!("unix:/{}.sock", NODES[node]),
                     node: NODES[node].to_owned(),
                     started,
                 });

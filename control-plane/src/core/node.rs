@@ -195,7 +195,10 @@ impl Node {
             }
             (None, _) => Word::Silent,
         };
-        beyond_before && hand.beside && matches!(hand.word, Word::Said(said) if said.is_beyond())
+        beyond_before
+            && hand.beside
+            && self.members > 0
+            && matches!(hand.word, Word::Said(said) if said.is_beyond())
     }
 
     /// A confirmation is called for.

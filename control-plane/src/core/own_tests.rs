@@ -501,25 +501,91 @@ fn a_tcp_listener_drains_by_name_and_its_envoy_needs_no_requests_for_it() {
     assert!(!drain.warnings.iter().any(about_prefix), "{drain:?}");
 }
 
-#[test]
-fn of_two_endpoints_of_one_node_the_other_is_asked_when_one_falls_silent() {
+/// Two Envoys with one id, each with an admin endpoint.
+fn twins() -> World {
     let mut world = World::new();
-    let other = "unix:/other";
-    world.core.expect_endpoints([ADMIN.to_owned(), other.to_owned()]);
+    world.core.expect_endpoints([ADMIN.to_owned(), OTHER.to_owned()]);
     world.attach(1, "a", 5, 11, INGRESS);
     world.attach(2, "a", 6, 12, INGRESS);
     world.find_admin("a");
     let started = world.now.wall;
     world.happen(Event::AdminFound {
-        address: other.to_owned(),
+        address: OTHER.to_owned(),
         node: "a".to_owned(),
         started,
     });
-    let silent = Event::AdminHeard {
-        address: other.to_owned(),
-        result: Err("refused".to_owned()),
+    world
+}
+
+const OTHER: &str = "unix:/other";
+const OTHER_KEY: &str = "a (unix:/other)";
+
+#[test]
+fn of_two_envoys_with_one_id_each_is_asked_and_told_to_close() {
+    let mut world = twins();
+    let (_, effects) = world
+        .core
+        .start(
+            StartRequest {
+                id: "d".to_owned(),
+                ..StartRequest::default()
+            },
+            world.now,
+        )
+        .unwrap();
+    let closes = |key: &str| {
+        let lever = Effect::PullLever {
+            node: key.to_owned(),
+            close: true,
+        };
+        effects.contains(&lever)
     };
-    let effects = world.happen(silent);
-    let uses = |effect: &Effect| matches!(effect, Effect::UseAdmin { address, .. } if address == ADMIN);
-    assert!(effects.iter().any(uses), "{effects:?}");
+    assert!(closes("a") && closes(OTHER_KEY), "{effects:?}");
+    world.take(effects);
+    for _ in 0..4 {
+        for stream in [1, 2] {
+            world.report(stream, INGRESS);
+        }
+        world.wait_for_calls(250);
+        world.admin_says("a", reading(INGRESS));
+        world.admin_says(OTHER_KEY, reading(&[("ingress", 0), ("tls", 1)]));
+    }
+    let drain = world.drain("d");
+    assert_eq!(
+        (drain.phase(), drain.in_flight),
+        (v1::Phase::Draining, 1),
+        "{drain:?}"
+    );
+    world.wait_for_calls(50);
+    world.admin_says(OTHER_KEY, reading(&[("ingress", 0), ("tls", 0)]));
+    assert_eq!(world.phase("d"), v1::Phase::Quiet);
+}
+
+#[test]
+fn of_two_envoys_with_one_id_the_silent_endpoint_is_that_of_the_one_that_ended() {
+    for ended_first in [true, false] {
+        let mut world = twins();
+        world.start("d", &[]).unwrap();
+        let end = |world: &mut World| {
+            world.happen(Event::Detached { stream: StreamId(2) });
+            world.happen(Event::ProcessEnded { process: 6 });
+        };
+        let silent = |world: &mut World| {
+            world.happen(Event::AdminHeard {
+                address: OTHER.to_owned(),
+                result: Err("refused".to_owned()),
+            });
+        };
+        if ended_first {
+            end(&mut world);
+            silent(&mut world);
+        } else {
+            silent(&mut world);
+            end(&mut world);
+        }
+        world.report(1, INGRESS);
+        world.wait_for_calls(250);
+        world.admin_says("a", reading(INGRESS));
+        assert_eq!(world.phase("d"), v1::Phase::Quiet, "{:?}", world.drain("d"));
+    }
 }

@@ -69,7 +69,7 @@ pub(super) struct Task {
     parked: Vec<Parked>,
     /// To itself, for what it has others do.
     requests: mpsc::WeakSender<Request>,
-    /// By node.
+    /// By the name that the core has for each.
     pub(super) admins: HashMap<String, Admin>,
     /// All that are configured, by address.
     endpoints: HashMap<String, Admin>,
@@ -243,10 +243,9 @@ impl Task {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
                 let found = Event::AdminFound {
                     address: admin.0.to_string(),
-                    node: node.clone(),
+                    node,
                     started,
                 };
-                self.admins.insert(node, admin);
                 let effects = self.core.handle(found, now);
                 self.carry_out(effects, now);
                 self.start_parked(now);

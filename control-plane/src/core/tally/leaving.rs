@@ -41,6 +41,20 @@ impl Tally {
         cut
     }
 
+    /// The same of Envoys that had its id: see `Core::admin_found`.
+    pub fn lose_other_admins(&mut self, node: &str) {
+        let prefix = format!("{node} (");
+        let others: Vec<Arc<str>> = self
+            .nodes
+            .keys()
+            .filter(|other| other.starts_with(&prefix))
+            .cloned()
+            .collect();
+        for other in others {
+            self.change(&other, Node::has_no_admin);
+        }
+    }
+
     /// Requests were cut.
     pub fn add_cut(&mut self, requests: u64) {
         self.cut = self.cut.saturating_add(requests);
