@@ -46,8 +46,8 @@ const KERNEL_WITHIN: Duration = Duration::from_millis(500);
 pub struct Look {
     /// The Envoy's admin endpoint.
     pub admin: Option<Admin>,
-    /// Its processes, in this pid namespace; wrappers and children of it may be among them. Without any, that which serves
-    /// an admin endpoint on a Unix socket is taken.
+    /// Its processes, in this pid namespace; wrappers and children of it may be among them. That which serves an admin
+    /// endpoint on a Unix socket is taken as well.
     pub pids: Vec<u32>,
     /// Names of listeners, or `stat_prefix`es; empty = all of the node.
     pub listeners: Vec<String>,
@@ -112,7 +112,8 @@ fn unsent(kernel: Option<Unsent>, buffered: u64) -> Option<Unsent> {
 
 async fn in_kernel(look: &Look, locals: Option<Vec<Local>>) -> Result<Unsent, Blind> {
     let mut pids = look.pids.clone();
-    if let (true, Some(Admin(Address::Unix(path)))) = (pids.is_empty(), &look.admin) {
+    // Those that are known may just pass on what comes from a filter.
+    if let Some(Admin(Address::Unix(path))) = &look.admin {
         let peer = timeout(KERNEL_WITHIN, kernel::peer_of(path)).await;
         pids.extend(peer.ok().flatten());
     }
