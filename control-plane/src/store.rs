@@ -1,6 +1,8 @@
 //! The durable store: what the core wants kept, in one embedded `redb` file. What a run of processes keeps in it, and what
 //! its successor makes of that, is in `succession`.
 
+mod changes;
+mod keeper;
 mod succession;
 
 use std::{
@@ -18,7 +20,6 @@ use crate::{
         record::{Kept, LeftOut, Record},
     },
     late_sync::LateSync,
-    local,
 };
 
 /// Drain id -> [`Record`].
@@ -33,6 +34,9 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Version of what is in the file. A greater one is refused, not guessed.
 const FORMAT: u64 = 1;
+
+pub use changes::Changes;
+pub use keeper::{Keeper, NotKept};
 
 /// Where drains are kept.
 #[derive(Debug)]
@@ -164,66 +168,13 @@ impl Store {
         Ok((kept, unreadable))
     }
 
-    /// Keeps a record in place of what was kept of the same drain. Nothing but a failure of the whole machine can lose it
-    /// when this returns, and a moment later not even that: see `late_sync`.
+    /// Writes changes, together. Nothing but a failure of the whole machine can lose them when this returns, and a moment
+    /// later not even that: see `late_sync`.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn put(&mut self, record: &Record) -> anyhow::Result<()> {
-        let Some(drain) = &record.drain else { return Ok(()) };
-        self.write(|write| {
-            let mut table = write.open_table(DRAINS)?;
-            table.insert(drain.id.as_str(), record.encode_to_vec().as_slice())?;
-            Ok(())
-        })
-    }
-
-    /// Drops what was kept of a drain.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn forget(&mut self, id: &str) -> anyhow::Result<()> {
-        self.write(|write| {
-            write.open_table(DRAINS)?.remove(id)?;
-            Ok(())
-        })
-    }
-
-    /// Keeps that a node's Envoy was told to close, or that this is undone; as durable as [`Store::put`].
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn put_lever(&mut self, node: &str, pulled: bool) -> anyhow::Result<()> {
-        self.write(|write| {
-            let mut table = write.open_table(LEVERS)?;
-            if pulled {
-                table.insert(node, ())?;
-            } else {
-                table.remove(node)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Keeps reporters in place of what was kept of the same, and drops those that are gone; as durable as [`Store::put`].
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn keep_fleet(&mut self, put: Vec<ReporterRecord>, gone: &[Epoch]) -> anyhow::Result<()> {
-        let place = local::place();
-        self.write(|write| {
-            let mut table = write.open_table(REPORTERS)?;
-            for mut record in put {
-                if let Some(local) = &mut record.local {
-                    local.place.clone_from(&place);
-                }
-                table.insert(record.epoch, record.encode_to_vec().as_slice())?;
-            }
-            for epoch in gone {
-                table.remove(epoch.0)?;
-            }
-            Ok(())
-        })
+    pub fn apply(&mut self, changes: &Changes) -> anyhow::Result<()> {
+        self.write(|write| changes.write(write))
     }
 
     fn write(
@@ -304,9 +255,9 @@ mod tests {
     fn what_is_put_is_there_after_reopening_and_gone_after_forgetting() {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Store::open(folder.path()).unwrap();
-        store.put(&record("a")).unwrap();
-        store.put(&record("b")).unwrap();
-        store.forget("a").unwrap();
+        store.apply(&Changes::drain(&record("a"))).unwrap();
+        store.apply(&Changes::drain(&record("b"))).unwrap();
+        store.apply(&Changes::forget("a")).unwrap();
         drop(store);
         assert_eq!(
             Store::open(folder.path()).unwrap().load().unwrap().drains,
@@ -318,9 +269,9 @@ mod tests {
     fn a_lever_is_kept_until_it_is_undone() {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Store::open(folder.path()).unwrap();
-        store.put_lever("a", true).unwrap();
-        store.put_lever("b", true).unwrap();
-        store.put_lever("a", false).unwrap();
+        store.apply(&Changes::lever("a", true)).unwrap();
+        store.apply(&Changes::lever("b", true)).unwrap();
+        store.apply(&Changes::lever("a", false)).unwrap();
         drop(store);
         assert_eq!(Store::open(folder.path()).unwrap().load().unwrap().levers, ["b"]);
     }
@@ -329,7 +280,7 @@ mod tests {
     fn a_record_that_cannot_be_read_is_dropped_from_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Store::open(folder.path()).unwrap();
-        store.put(&record("a")).unwrap();
+        store.apply(&Changes::drain(&record("a"))).unwrap();
         store
             .write(|write| {
                 write.open_table(DRAINS)?.insert("b", [0xff_u8].as_slice())?;
@@ -373,16 +324,16 @@ mod tests {
         fs::write(&blocked, "a file in the place of the folder").unwrap();
         let mut store = Store::open(&blocked).unwrap();
         assert_eq!(store.load().unwrap(), Kept::default());
-        assert!(store.put(&record("a")).is_err());
+        assert!(store.apply(&Changes::drain(&record("a"))).is_err());
         fs::remove_file(&blocked).unwrap();
-        store.put(&record("a")).unwrap();
+        store.apply(&Changes::drain(&record("a"))).unwrap();
         assert_eq!(store.load().unwrap().drains, vec![record("a")]);
     }
 
     #[test]
     fn memory_keeps_nothing() {
         let mut store = Store::memory();
-        store.put(&record("a")).unwrap();
+        store.apply(&Changes::drain(&record("a"))).unwrap();
         assert_eq!(store.load().unwrap(), Kept::default());
     }
 }

@@ -62,7 +62,8 @@ enum Health {
 pub(super) struct Admin {
     /// The `node.id` that its Envoy has.
     pub(super) node: Arc<str>,
-    address: String,
+    /// Where it is.
+    pub(super) address: String,
     poll: Poll,
     health: Health,
     /// Since when its process runs, to the second.
@@ -83,7 +84,19 @@ struct Names {
 }
 
 impl Admin {
-    fn new(node: Arc<str>, address: &str, health: Health, started: SystemTime) -> Self {
+    /// One that was found. If it `was_told` to fail its health checks, it is told to serve.
+    pub(super) fn found(
+        node: Arc<str>,
+        address: &str,
+        was_told: bool,
+        started: SystemTime,
+        now: Instant,
+    ) -> Self {
+        let health = if was_told {
+            Health::RestoreAt(now)
+        } else {
+            Health::Serving
+        };
         Self {
             node,
             address: address.to_owned(),
@@ -156,78 +169,6 @@ pub(super) fn pulls_lever(drain: &Drain) -> bool {
 }
 
 impl Core {
-    /// An admin endpoint was found: Envoy said itself whose it is. The first that says that it is a node's goes by the node's
-    /// name. Further ones are of Envoys that share its id, of whose requests nobody can tell which a filter counts: each
-    /// stands for itself, as one of an Envoy without a filter.
-    pub(super) fn admin_found(
-        &mut self,
-        address: &str,
-        node: &str,
-        started: SystemTime,
-        now: Now,
-        out: &mut Vec<Effect>,
-    ) {
-        let node: Arc<str> = node.into();
-        let known = self.admins.iter().find(|(_, admin)| admin.address == address);
-        let known = known.map(|(key, admin)| (key.clone(), admin.node == node));
-        let key = match known {
-            Some((key, true)) => key,
-            Some((_, false)) => {
-                self.drop_admin_at(address, now, out);
-                self.key_of(address, &node)
-            }
-            None => self.key_of(address, &node),
-        };
-        let prefix = format!("{node} (");
-        let pulled = |lever: &Arc<str>| *lever == node || lever.starts_with(&prefix);
-        let health = if self.pulled_levers.iter().any(pulled) {
-            Health::RestoreAt(now.instant)
-        } else {
-            Health::Serving
-        };
-        // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
-        let admin = Admin::new(node.clone(), address, health, started);
-        self.admins.insert(key.clone(), admin);
-        out.push(Effect::UseAdmin {
-            node: key.to_string(),
-            address: address.to_owned(),
-        });
-        // For the names of what it has: drains may name what no filter does.
-        out.push(self.asks_all_of(&key));
-        for sequence in self.give_admin(&key) {
-            self.observe(sequence, now, out);
-        }
-        self.endpoint_found(address, &node, now, out);
-    }
-
-    fn key_of(&self, address: &str, node: &Arc<str>) -> Arc<str> {
-        if self.admins.contains_key(node) {
-            format!("{node} ({address})").into()
-        } else {
-            node.clone()
-        }
-    }
-
-    /// What was found at an address is not there any more.
-    pub(super) fn drop_admin_at(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
-        let gone = self.admins.iter().find(|(_, admin)| admin.address == address);
-        let Some(key) = gone.map(|(key, _)| key.clone()) else {
-            return;
-        };
-        self.admins.remove(&key);
-        let running = self.drains.values_mut().filter(|drain| !drain.machine.is_ended());
-        let waiting = running.filter(|drain| drain.tally.own_of(&key));
-        let waiting: Vec<u64> = waiting
-            .map(|drain| {
-                drain.tally.has_no_admin(&key);
-                drain.sequence
-            })
-            .collect();
-        for sequence in waiting {
-            self.observe(sequence, now, out);
-        }
-    }
-
     /// Gives a new drain the admin endpoints of the nodes that it covers.
     pub(super) fn add_admins(&self, drain: &mut Drain) {
         self.await_endpoints(drain);

@@ -8,9 +8,14 @@
 //! Whoever is behind an endpoint that has not been reached may have requests that nobody else counts: for drains that it may
 //! concern that is unknown. Of one whose Envoy has ended it takes one look, to see that no other has taken its place.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
-use super::{Core, Effect, Now, admins::pulls_lever, drain::Drain, policy::Evidence};
+use super::{
+    Core, Effect, Now,
+    admins::{Admin, pulls_lever},
+    drain::Drain,
+    policy::Evidence,
+};
 
 #[derive(Debug)]
 enum State {
@@ -61,8 +66,76 @@ impl Core {
         self.end_the_silent(address, now, out);
     }
 
+    /// An admin endpoint was found: Envoy said itself whose it is. The first that says that it is a node's goes by the node's
+    /// name. Further ones are of Envoys that share its id, of whose requests nobody can tell which a filter counts: each
+    /// stands for itself, as one of an Envoy without a filter.
+    pub(super) fn admin_found(
+        &mut self,
+        address: &str,
+        node: &str,
+        started: SystemTime,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let node: Arc<str> = node.into();
+        let known = self.admins.iter().find(|(_, admin)| admin.address == address);
+        let known = known.map(|(key, admin)| (key.clone(), admin.node == node));
+        let key = match known {
+            Some((key, true)) => key,
+            Some((_, false)) => {
+                self.drop_admin_at(address, now, out);
+                self.key_of(address, &node)
+            }
+            None => self.key_of(address, &node),
+        };
+        let prefix = format!("{node} (");
+        let pulled = |lever: &Arc<str>| *lever == node || lever.starts_with(&prefix);
+        let was_told = self.pulled_levers.iter().any(pulled);
+        // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
+        let admin = Admin::found(node.clone(), address, was_told, started, now.instant);
+        self.admins.insert(key.clone(), admin);
+        out.push(Effect::UseAdmin {
+            node: key.to_string(),
+            address: address.to_owned(),
+        });
+        // For the names of what it has: drains may name what no filter does.
+        out.push(self.asks_all_of(&key));
+        for sequence in self.give_admin(&key) {
+            self.observe(sequence, now, out);
+        }
+        self.endpoint_found(address, &node, now, out);
+    }
+
+    fn key_of(&self, address: &str, node: &Arc<str>) -> Arc<str> {
+        if self.admins.contains_key(node) {
+            format!("{node} ({address})").into()
+        } else {
+            node.clone()
+        }
+    }
+
+    /// What was found at an address is not there any more.
+    fn drop_admin_at(&mut self, address: &str, now: Now, out: &mut Vec<Effect>) {
+        let gone = self.admins.iter().find(|(_, admin)| admin.address == address);
+        let Some(key) = gone.map(|(key, _)| key.clone()) else {
+            return;
+        };
+        self.admins.remove(&key);
+        let running = self.drains.values_mut().filter(|drain| !drain.machine.is_ended());
+        let waiting = running.filter(|drain| drain.tally.own_of(&key));
+        let waiting: Vec<u64> = waiting
+            .map(|drain| {
+                drain.tally.has_no_admin(&key);
+                drain.sequence
+            })
+            .collect();
+        for sequence in waiting {
+            self.observe(sequence, now, out);
+        }
+    }
+
     /// It answered, and said whose it is.
-    pub(super) fn endpoint_found(&mut self, address: &str, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
+    fn endpoint_found(&mut self, address: &str, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
         let endpoint = Endpoint {
             node: Some(node.clone()),
             state: State::Answering,

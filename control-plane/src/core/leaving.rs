@@ -168,12 +168,12 @@ impl Core {
             }
             let scope = &drain.scope;
             let leave = |(epoch, last): &Gone| {
-                let counts = last.iter().flat_map(|reporter| scope.counts(reporter));
-                let in_flight = counts.map(|(_, [in_flight, ..])| in_flight);
-                let cut = last.as_ref().map_or(0, |reporter| reporter.cut_lately);
-                drain
-                    .tally
-                    .leave(*epoch, in_flight.fold(cut, u64::saturating_add))
+                let lost = last.iter().flat_map(|reporter| {
+                    let lately = |name: &str| reporter.cut_lately.get(name).copied().unwrap_or(0);
+                    let counts = scope.counts(reporter);
+                    counts.map(move |(name, [in_flight, ..])| in_flight.saturating_add(lately(name)))
+                });
+                drain.tally.leave(*epoch, lost.fold(0, u64::saturating_add))
             };
             let cut = members.into_iter().map(leave).fold(0, u64::saturating_add);
             drain.warn_of_cut(cut);

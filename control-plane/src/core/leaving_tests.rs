@@ -171,6 +171,9 @@ fn with_cut(in_flight: u64, cut: u64) -> v1::FilterReport {
 fn an_envoy_that_cuts_its_requests_when_it_ends_does_not_end_a_drain_as_drained() {
     let mut world = World::new();
     world.attach(1, "a", 5, 11, &[("ingress", 3)]);
+    for _ in 0..2 {
+        world.report_that(1, with_cut(3, 7));
+    }
     world.start("d", &["ingress"]).unwrap();
     world.report_that(1, with_cut(3, 7));
     // As Envoy goes, its streams end one by one before the VM has its last words.
@@ -315,4 +318,23 @@ fn what_is_cut_by_a_vm_that_has_not_heard_of_the_drain_is_told_too() {
     world.report(2, &[("ingress", 0)]);
     let drain = world.drain("d");
     assert_eq!((drain.phase(), drain.cut), (v1::Phase::Cut, 2), "{drain:?}");
+}
+
+#[test]
+fn what_is_cut_before_the_first_answer_is_heard_is_told_too() {
+    let mut world = two_workers();
+    world.report_that(1, with_cut(1, 5));
+    world.start("d", &["ingress"]).unwrap();
+    world.report(2, &[("ingress", 0)]);
+    // Its first answer, with one in flight, was followed by this one before it was read.
+    world.report_that(1, with_cut(0, 6));
+    let last = v1::FilterReport {
+        goodbye: true,
+        ..with_cut(0, 6)
+    };
+    world.report_that(1, last);
+    world.wait(200);
+    world.report(2, &[("ingress", 0)]);
+    let drain = world.drain("d");
+    assert_eq!((drain.phase(), drain.cut), (v1::Phase::Cut, 1), "{drain:?}");
 }

@@ -1,10 +1,15 @@
 //! The end of the task: filters are sent elsewhere, and Envoys that nobody would tell to serve again are told now.
 
+use std::time::Duration;
+
 use ebb_proto::v1;
 use futures::future::join_all;
 
 use super::{Outgoing, task::Task};
-use crate::core::Now;
+use crate::{core::Now, store::Changes};
+
+/// How long what is to be kept may take at the end.
+const SETTLE_WITHIN: Duration = Duration::from_millis(500);
 
 impl Task {
     /// Takes no longer than a call to an admin endpoint.
@@ -28,6 +33,11 @@ impl Task {
         let kept = self.core.keep_fleet();
         self.carry_out(kept.into_iter().collect(), now);
         self.undo_levers().await;
+        if !self.store.settle(SETTLE_WITHIN) {
+            tracing::error!(
+                "the state is not written within {SETTLE_WITHIN:?}: a successor does not know all that happened"
+            );
+        }
     }
 
     /// `/healthcheck/fail` has no lease: what is not undone here stays until a successor with the same state undoes it.
@@ -40,11 +50,14 @@ impl Task {
         });
         for (result, node) in join_all(calls).await {
             let error = match result {
-                Ok(()) => self.store.put_lever(&node, false).err(),
-                Err(error) => Some(error.into()),
+                Ok(()) => self
+                    .store
+                    .keep(Changes::lever(&node, false))
+                    .err()
+                    .map(|error| error.to_string()),
+                Err(error) => Some(error.to_string()),
             };
             if let Some(error) = error {
-                let error = format!("{error:#}");
                 tracing::warn!(
                     node,
                     error,

@@ -7,7 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod` | the handle |
-//! | `task`, `end` | the task, and its end; `task/show.rs`: what it shows to those who watch |
+//! | `task`, `end` | the task, and its end; in `task/`: starting drains, looking at Envoys, carrying out effects, showing |
 //! | `admins` | calls to Envoy's admin endpoints |
 //! | `peers` | which processes of this machine the filters' streams come from |
 
@@ -304,7 +304,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::record::Record;
+    use crate::{core::record::Record, store::Changes};
 
     #[tokio::test]
     async fn a_record_that_makes_no_sense_is_dropped_and_the_others_are_resumed() {
@@ -319,13 +319,14 @@ mod tests {
             ..Default::default()
         };
         let mut store = Store::open(folder.path()).unwrap();
-        store.put(&record("a", Some(v1::Policy::default()))).unwrap();
         store
-            .put(&Record {
-                sequence: 1,
-                ..record("b", None)
-            })
+            .apply(&Changes::drain(&record("a", Some(v1::Policy::default()))))
             .unwrap();
+        let senseless = Record {
+            sequence: 1,
+            ..record("b", None)
+        };
+        store.apply(&Changes::drain(&senseless)).unwrap();
         let kept = store.load().unwrap();
         let engine = Engine::start(Policies::default(), kept, store, Vec::new());
         let drains = engine.drains().await.unwrap();

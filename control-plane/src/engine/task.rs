@@ -2,37 +2,31 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ebb_proto::v1;
 use tokio::sync::{mpsc, oneshot, watch};
 
+mod effects;
 mod look;
 mod show;
+mod start;
 
-use show::{SHOW_DRAIN_EVERY, SHOW_FLEET_EVERY};
+use start::Parked;
 
-use super::{ANSWER_WITHIN, Outgoing, Request, admins, peers::Peers};
+use super::{ANSWER_WITHIN, Outgoing, Request, peers::Peers};
 use crate::{
     core::{
         Core, Effect, Event, Now,
-        drains::{StartError, StartRequest},
+        drains::StartError,
         fleet::{Peer, StreamId},
         policies::Policies,
-        record::{Kept, Record},
+        record::Kept,
     },
-    store::Store,
+    store::{Changes, Keeper, Store},
     supervisor::admin::Admin,
 };
-
-/// After its start the control plane gives filters of which nothing is kept this long to come back, before it says that
-/// nobody is attached. A filter tries again within 5 s, unless it is configured otherwise.
-const RETURN_WITHIN: Duration = Duration::from_secs(6);
-
-/// The same once somebody is attached or expected, before it says that a node or listener is not there: that is a
-/// mistyped name more often than not.
-const NAMED_WITHIN: Duration = Duration::from_millis(1500);
 
 /// Somebody who waits for the answers to an ask.
 struct Query {
@@ -52,16 +46,6 @@ enum Reply {
     Retry(Parked),
 }
 
-/// A drain of something that may yet come back.
-struct Parked {
-    request: Box<StartRequest>,
-    /// Whether the filters have been asked on its account.
-    asked: bool,
-    /// Until when it waits for what it names.
-    until: Instant,
-    reply: oneshot::Sender<Result<v1::Drain, StartError>>,
-}
-
 pub(super) struct Task {
     pub(super) core: Core,
     /// When filters began to come back.
@@ -74,7 +58,7 @@ pub(super) struct Task {
     /// All that are configured, by address.
     endpoints: HashMap<String, Admin>,
     peers: Peers,
-    pub(super) store: Store,
+    pub(super) store: Keeper,
     pub(super) streams: HashMap<StreamId, watch::Sender<Outgoing>>,
     /// Drains that somebody watches.
     drains: HashMap<String, watch::Sender<v1::Drain>>,
@@ -118,7 +102,7 @@ impl Task {
             admins: HashMap::new(),
             endpoints,
             peers,
-            store,
+            store: Keeper::start(store),
             streams: HashMap::new(),
             drains: HashMap::new(),
             changed: HashSet::new(),
@@ -303,61 +287,15 @@ impl Task {
                 let _ = reply.send(receiver);
             }
             Request::KeepRun(run, reply) => {
-                if let Err(error) = self.store.keep_run(run.as_ref()) {
+                if let Err(error) = self.store.keep(Changes::run(run.as_ref())) {
                     tracing::error!(
-                        error = format!("{error:#}"),
+                        %error,
                         "cannot keep what a successor of this run has to know"
                     );
                 }
                 let _ = reply.send(());
             }
             Request::GoAway(_) => {}
-        }
-    }
-
-    fn start(&mut self, wanted: Parked, now: Now) {
-        match self.core.start((*wanted.request).clone(), now) {
-            Err(StartError::NobodyAttached) if now.instant < self.started + RETURN_WITHIN => {
-                let until = self.started + RETURN_WITHIN;
-                self.parked.push(Parked { until, ..wanted });
-            }
-            Err(StartError::UnknownNode { .. } | StartError::UnknownListener { .. })
-                if now.instant < self.started + NAMED_WITHIN =>
-            {
-                let until = self.started + NAMED_WITHIN;
-                self.parked.push(Parked { until, ..wanted });
-            }
-            // What there is is known by reports, of which the last may be seconds old, and by Envoys, if they are asked.
-            Err(StartError::UnknownUpstream { .. } | StartError::UnknownListener { .. }) if !wanted.asked => {
-                let asked = self.core.query_names(now);
-                self.wait_for(
-                    asked,
-                    Reply::Retry(Parked {
-                        asked: true,
-                        ..wanted
-                    }),
-                    now,
-                );
-            }
-            Err(error) => {
-                let _ = wanted.reply.send(Err(error));
-            }
-            Ok((id, effects)) if effects.is_empty() => {
-                let _ = wanted
-                    .reply
-                    .send(Ok(self.core.drain(&id, now).unwrap_or_default()));
-            }
-            Ok((id, effects)) => {
-                self.carry_out(effects, now);
-                let asked = self.core.query_drain(&id, now);
-                self.wait_for(asked, Reply::Started(id, wanted.reply), now);
-            }
-        }
-    }
-
-    fn start_parked(&mut self, now: Now) {
-        for wanted in std::mem::take(&mut self.parked) {
-            self.start(wanted, now);
         }
     }
 
@@ -379,113 +317,6 @@ impl Task {
             self.start_parked(now);
         }
         self.show_what_is_due(now);
-    }
-
-    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, now: Now) {
-        let mut known = Vec::new();
-        for effect in effects {
-            match effect {
-                Effect::Store(record) => self.store(&record),
-                Effect::Forget(id) => {
-                    self.drains.remove(&id);
-                    if let Err(error) = self.store.forget(&id) {
-                        tracing::error!(drain = id, error = format!("{error:#}"), "cannot forget a drain");
-                    }
-                }
-                Effect::Send { stream, command } => {
-                    if let Some(commands) = self.streams.get(&stream) {
-                        commands.send_replace(Outgoing::Command(command));
-                    }
-                }
-                Effect::End(stream) => {
-                    if let Some(commands) = self.streams.remove(&stream) {
-                        commands.send_replace(Outgoing::Replaced);
-                    }
-                }
-                Effect::Refuse { stream, why } => {
-                    tracing::warn!(why, "a filter's stream is refused");
-                    if let Some(commands) = self.streams.remove(&stream) {
-                        commands.send_replace(Outgoing::Refused(why));
-                    }
-                }
-                Effect::KeepFleet { put, gone } => {
-                    if let Err(error) = self.store.keep_fleet(put, &gone) {
-                        tracing::error!(error = format!("{error:#}"), "cannot keep who is attached");
-                    }
-                }
-                Effect::DrainChanged { id, phase: true } => {
-                    self.changed.remove(&id);
-                    self.show_drain(&id, now);
-                }
-                Effect::DrainChanged { id, phase: false } if self.drains.contains_key(&id) => {
-                    self.changed.insert(id);
-                    let soon = now.instant + self.at_most_every(SHOW_DRAIN_EVERY);
-                    self.show_drains_at = Some(self.show_drains_at.map_or(soon, |at| at.min(soon)));
-                }
-                Effect::DrainChanged { .. } => {}
-                Effect::AskAdmin { node, ask, upstreams } => {
-                    let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
-                    tokio::spawn(admins::ask(admin, node, ask, upstreams, requests));
-                }
-                Effect::AskOutstanding { node, ask, listeners } => {
-                    known.extend(self.look(node, ask, listeners));
-                }
-                Effect::UseAdmin { node, address } => {
-                    if let Some(admin) = self.endpoints.get(&address) {
-                        self.admins.insert(node, admin.clone());
-                    }
-                }
-                Effect::KeepLever { node, pulled } => {
-                    if let Err(error) = self.store.put_lever(&node, pulled) {
-                        tracing::error!(
-                            node,
-                            error = format!("{error:#}"),
-                            "cannot keep that its Envoy was told to close"
-                        );
-                    }
-                }
-                Effect::PullLever { node, close } => {
-                    let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
-                    tokio::spawn(admins::pull(admin, node, close, requests));
-                }
-                Effect::FleetChanged if self.nodes.receiver_count() > 0 => {
-                    let soon = now.instant + self.at_most_every(SHOW_FLEET_EVERY);
-                    self.show_nodes_at.get_or_insert(soon);
-                }
-                Effect::FleetChanged => {}
-                Effect::Answered(ask) => self.answer(ask, now),
-            }
-        }
-        // What follows from these must not come before what is left of the others.
-        self.tell_known(known, now);
-    }
-
-    /// A drain that cannot be kept is still carried out, and its caller told: it is lost only if the control plane dies.
-    fn store(&mut self, record: &Record) {
-        let Some(drain) = &record.drain else { return };
-        // A drain that runs is kept when it begins, and nobody has answered by then: 0 would say that nothing is in flight.
-        let running = matches!(
-            drain.phase(),
-            v1::Phase::Announced | v1::Phase::Draining | v1::Phase::Quiet
-        );
-        tracing::info!(
-            drain = drain.id,
-            phase = drain.phase().as_str_name(),
-            in_flight = (!running).then_some(drain.in_flight),
-            unknown = (!running).then_some(drain.unknown_reporters.len()),
-            "drain"
-        );
-        if let Err(error) = self.store.put(record) {
-            tracing::error!(
-                drain = drain.id,
-                error = format!("{error:#}"),
-                "cannot keep a drain; it goes on"
-            );
-            self.core.warn(
-                &drain.id,
-                format!("it would not survive a restart of the control plane: {error:#}"),
-            );
-        }
     }
 
     /// Answers somebody once every live reporter has answered, and so has done what it was told before; or after

@@ -36,21 +36,6 @@ impl Store {
         Ok(run.inspect_err(unreadable).ok())
     }
 
-    /// Keeps what a run has started and stopped, or nothing once it has ended. It is on disk when this returns.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn keep_run(&mut self, run: Option<&RunRecord>) -> anyhow::Result<()> {
-        self.write(|write| {
-            let mut table = write.open_table(RUNS)?;
-            match run {
-                Some(run) => drop(table.insert(RUN, run.encode_to_vec().as_slice())?),
-                None => drop(table.remove(RUN)?),
-            }
-            Ok(())
-        })
-    }
-
     /// Takes the place of a run that is dead: in one transaction its drains are ended and released, what it kept of its
     /// processes is cleared, and so is what cannot be read. Everything else is returned as [`Store::load`] does.
     ///
@@ -95,7 +80,7 @@ impl Store {
 mod tests {
     use ebb_proto::v1::{Drain, Phase};
 
-    use super::*;
+    use super::{super::Changes, *};
 
     fn record(id: &str, request_id: &str, phase: Phase, holding: bool) -> Record {
         Record {
@@ -128,9 +113,9 @@ mod tests {
             record("c", "ebb-shutdown/c", Phase::TimedOut, false),
             record("d", "mine", Phase::Draining, true),
         ] {
-            store.put(&record).unwrap();
+            store.apply(&Changes::drain(&record)).unwrap();
         }
-        store.keep_run(Some(&RunRecord::default())).unwrap();
+        store.apply(&Changes::run(Some(&RunRecord::default()))).unwrap();
         let kept = store.take_over(SystemTime::now()).unwrap();
         let expected = [
             ("a", Phase::Cancelled, false),
@@ -154,11 +139,11 @@ mod tests {
             boot: "b".to_owned(),
             ..RunRecord::default()
         };
-        store.keep_run(Some(&run)).unwrap();
+        store.apply(&Changes::run(Some(&run))).unwrap();
         drop(store);
         let mut store = Store::open(folder.path()).unwrap();
         assert_eq!(store.run().unwrap(), Some(run));
-        store.keep_run(None).unwrap();
+        store.apply(&Changes::run(None)).unwrap();
         assert_eq!(store.run().unwrap(), None);
     }
 }

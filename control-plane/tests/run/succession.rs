@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use ebb::{
     local::{boot, start_ticks},
-    store::Store,
+    store::{Changes, Store},
     supervisor::succession::{ProcessRecord, RunRecord},
 };
 use nix::sys::signal::Signal;
@@ -157,7 +157,7 @@ fn leave(state: &Path, boot: String, pid: i32, started: u64) {
     };
     Store::open(state)
         .expect("state")
-        .keep_run(Some(&run))
+        .apply(&Changes::run(Some(&run)))
         .expect("kept");
 }
 

@@ -78,9 +78,7 @@ impl Fleet {
         let epoch = *self.streams.get(&stream)?;
         let reporter = self.reporters.get_mut(&epoch)?;
         reporter.last_report = now;
-        let cut =
-            |counts: &[v1::ListenerCounts]| counts.iter().map(|said| said.cut).fold(0, u64::saturating_add);
-        reporter.cut_lately = cut(&report.listeners).saturating_sub(cut(&reporter.listeners));
+        reporter.cut_lately = cut_since(&reporter.listeners, &report.listeners);
         let names = reporter.listeners.iter().map(|said| &said.name);
         if !names.eq(report.listeners.iter().map(|said| &said.name))
             || reporter.counts_upstreams != report.counts_upstreams
@@ -284,6 +282,19 @@ impl Fleet {
     pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
         self.nodes.iter()
     }
+}
+
+/// What was cut between two reports, by listener. Most of the time nothing was, and nothing is looked up.
+fn cut_since(before: &[v1::ListenerCounts], now: &[v1::ListenerCounts]) -> BTreeMap<String, u64> {
+    let had = |name: &str| {
+        before
+            .iter()
+            .find(|said| said.name == name)
+            .map_or(0, |said| said.cut)
+    };
+    let cut = now.iter().filter(|said| said.cut > 0);
+    let lately = cut.map(|said| (said.name.clone(), said.cut.saturating_sub(had(&said.name))));
+    lately.filter(|(_, cut)| *cut > 0).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One reporter: who it is, where it speaks from, and whether its word counts.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -71,8 +72,8 @@ pub struct Reporter {
     pub upstreams: Vec<v1::UpstreamCounts>,
     /// Whether it counts them for all of its requests.
     pub counts_upstreams: bool,
-    /// Requests that Envoy has cut between its last two reports.
-    pub cut_lately: u64,
+    /// Requests that Envoy has cut between its last two reports, by listener; of those that had none nothing.
+    pub cut_lately: BTreeMap<String, u64>,
     /// The last ask that was put to it on this stream.
     pub asked: u64,
     /// The last ask that it answered on this stream.
@@ -123,7 +124,7 @@ impl Reporter {
             listeners: Vec::new(),
             upstreams: Vec::new(),
             counts_upstreams: false,
-            cut_lately: 0,
+            cut_lately: BTreeMap::new(),
             asked: 0,
             answered: 0,
             awaited: false,

@@ -24,7 +24,7 @@ fn what_it_rests_on_follows_each_node() {
     tally.has_no_admin(&b);
     assert_eq!(tally.rests_on(), v1::Evidence::Filter);
     tally.has_admin(&a, false);
-    tally.own_count(&a, 1, Some(Own::default()));
+    tally.own_count(&a, 1, Some(crate::core::node::Own::default()));
     assert_eq!(
         tally.rests_on(),
         v1::Evidence::Admin,

@@ -1,0 +1,249 @@
+//! The store on a thread of its own. Whoever has something kept waits for it, but not for a disk that hangs: then it is kept
+//! as soon as possible, and of every record just the latest.
+//!
+//! ```text
+//!   InTime --not written within PATIENCE--> Late --all is written--> InTime
+//! ```
+//! While it is late nobody waits.
+
+use std::{
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use super::{Changes, Store};
+
+/// How long somebody waits for a write. It takes some hundred microseconds; a deadline may be missed by a quarter of a second.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Between two tries to write what could not be written.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Why something is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    /// It is not written yet.
+    #[error("the disk does not answer; it is written as soon as it does")]
+    Late,
+    /// It cannot be written now; it is tried again.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Keeps changes. Dropped, it gives up what could not be written.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    is_durable: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: Changes,
+    /// Counts what was asked for, and up to where it was tried.
+    asked: u64,
+    tried: u64,
+    /// Why the last try failed.
+    failed: Option<String>,
+    pace: Pace,
+    /// Whether the keeper is gone.
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Pace {
+    #[default]
+    InTime,
+    Late,
+}
+
+impl Keeper {
+    /// Takes a store over.
+    #[must_use]
+    pub fn start(store: Store) -> Self {
+        let shared = Arc::<Shared>::default();
+        let is_durable = store.is_durable();
+        if is_durable {
+            let shared = Arc::clone(&shared);
+            let writing = thread::Builder::new().name("ebb-store".to_owned());
+            if let Err(error) = writing.spawn(move || write(&shared, store)) {
+                tracing::error!(%error, "no thread for the state: nothing is kept");
+            }
+        }
+        Self { shared, is_durable }
+    }
+
+    /// Whether what is kept outlives this process, if it can be written.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.is_durable
+    }
+
+    /// Has changes kept: they are when this returns.
+    ///
+    /// # Errors
+    /// [`NotKept`]; then it is tried again, as long as nothing else is to be kept in their place.
+    pub fn keep(&self, changes: Changes) -> Result<(), NotKept> {
+        if !self.is_durable || changes.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.shared.lock();
+        state.pending.merge(changes);
+        state.asked += 1;
+        let mine = state.asked;
+        self.shared.changed.notify_all();
+        if state.pace == Pace::Late {
+            return Err(NotKept::Late);
+        }
+        let waits = |state: &mut State| state.tried < mine;
+        let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, waits);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() && state.tried < mine {
+            state.pace = Pace::Late;
+            return Err(NotKept::Late);
+        }
+        state
+            .failed
+            .clone()
+            .map_or(Ok(()), |error| Err(NotKept::Failed(error)))
+    }
+
+    /// Waits until everything is written, at most this long. Whether it is.
+    pub fn settle(&self, bound: Duration) -> bool {
+        let waits = |state: &mut State| state.tried < state.asked;
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.lock(), bound, waits);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !self.is_durable || state.tried >= state.asked && state.failed.is_none()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes until the keeper is gone.
+fn write(shared: &Shared, mut store: Store) {
+    loop {
+        let idle = |state: &mut State| !state.closed && state.pending.is_empty();
+        let waited = shared.changed.wait_while(shared.lock(), idle);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.closed && (state.pending.is_empty() || state.failed.is_some()) {
+            return;
+        }
+        let (changes, upto) = (mem::take(&mut state.pending), state.asked);
+        drop(state);
+        let result = store.apply(&changes);
+        let mut state = shared.lock();
+        state.tried = upto;
+        match result {
+            Ok(()) => {
+                if state.failed.take().is_some() || state.pace == Pace::Late {
+                    tracing::info!("the state is written again: all that was to be kept is");
+                }
+                state.pace = Pace::InTime;
+            }
+            Err(error) => {
+                state.failed = Some(format!("{error:#}"));
+                let newer = mem::replace(&mut state.pending, changes);
+                state.pending.merge(newer);
+            }
+        }
+        shared.changed.notify_all();
+        if state.failed.is_some() {
+            // Tried again then, or when there is something new.
+            let asked = state.asked;
+            let waits = |state: &mut State| !state.closed && state.asked == asked;
+            drop(shared.changed.wait_timeout_while(state, AGAIN_AFTER, waits));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ebb_proto::v1;
+
+    use super::*;
+    use crate::core::record::Record;
+
+    fn drain(id: &str, in_flight: u64) -> Record {
+        Record {
+            drain: Some(v1::Drain {
+                id: id.to_owned(),
+                in_flight,
+                ..v1::Drain::default()
+            }),
+            ..Record::default()
+        }
+    }
+
+    fn reopened(folder: &std::path::Path) -> Vec<Record> {
+        // The thread lets go of the file a moment after the keeper.
+        let mut store = loop {
+            match Store::open(folder) {
+                Ok(store) => break store,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        store.load().unwrap().drains
+    }
+
+    #[test]
+    fn what_is_kept_is_there_when_that_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = Keeper::start(Store::open(folder.path()).unwrap());
+        keeper.keep(Changes::drain(&drain("a", 1))).unwrap();
+        keeper.keep(Changes::drain(&drain("a", 2))).unwrap();
+        keeper.keep(Changes::drain(&drain("b", 1))).unwrap();
+        keeper.keep(Changes::forget("b")).unwrap();
+        drop(keeper);
+        assert_eq!(reopened(folder.path()), [drain("a", 2)]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_and_written_once_it_can_be_and_just_the_latest() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("state");
+        fs::write(&blocked, "a file in the place of the folder").unwrap();
+        let keeper = Keeper::start(Store::open(&blocked).unwrap());
+        for in_flight in [1, 2] {
+            let told = keeper.keep(Changes::drain(&drain("a", in_flight)));
+            assert!(matches!(told, Err(NotKept::Failed(_))), "{told:?}");
+        }
+        fs::remove_file(&blocked).unwrap();
+        while !keeper.settle(AGAIN_AFTER) {
+            thread::yield_now();
+        }
+        drop(keeper);
+        assert_eq!(reopened(&blocked), [drain("a", 2)]);
+    }
+
+    #[test]
+    fn nobody_waits_for_memory() {
+        let keeper = Keeper::start(Store::memory());
+        assert!(!keeper.is_durable());
+        keeper.keep(Changes::drain(&drain("a", 1))).unwrap();
+        assert!(keeper.settle(Duration::ZERO));
+    }
+}
