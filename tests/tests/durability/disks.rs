@@ -1,5 +1,7 @@
 //! Disks that cannot be written: full, and read-only.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use ebb_e2e::{
     disk::Disk,
@@ -109,6 +111,53 @@ async fn on_a_read_only_disk_drains_go_on_the_caller_is_told_and_all_is_well_onc
     let mut client = ebb.client().await?;
     assert_eq!(client.drain(&before.id).await?.started_at, before.started_at);
     assert_eq!(client.drain(&kept.id).await?.started_at, kept.started_at);
+    drop(ebb);
+    Ok(())
+}
+
+#[tokio::test]
+async fn on_a_disk_that_hangs_deadlines_are_kept_and_nothing_is_lost_once_it_is_back() -> Result<()> {
+    let folder = folder()?;
+    let Some(disk) = Disk::ext4(folder.path().join("disk"), &folder.path().join("image"))? else {
+        return Ok(());
+    };
+    let mut options = EbbOptions::in_folder(folder.path());
+    options.state = Some(disk.path().join("state"));
+    let _filters = fleet(&options.socket);
+    let ebb = Ebb::start(options).await?;
+    let mut client = ebb.client().await?;
+    for node in ["busy", "idle"] {
+        wait_attached(&mut client, node, 1).await?;
+    }
+    let mut hangs = disk.hang_for(Duration::from_secs(8))?;
+    wait::until("a caller is told that the disk hangs", wait::PATIENCE, || {
+        let mut client = client.clone();
+        async move {
+            let request = of_node("idle", String::new(), wait::PATIENCE);
+            Ok(not_kept(&client.start(request).await?))
+        }
+    })
+    .await?;
+    let request = of_node("busy", String::new(), Duration::from_secs(1));
+    let drain = client.start(request).await?;
+    client
+        .wait_for_phase(&drain.id, Phase::TimedOut, wait::PATIENCE)
+        .await?;
+    assert!(
+        hangs.try_wait()?.is_none(),
+        "the drain ended only when the disk was back"
+    );
+    hangs.wait().await?;
+    wait::until("what was late is written", wait::PATIENCE, || async {
+        Ok(ebb.log().contains("the state is written again"))
+    })
+    .await?;
+    let ebb = Ebb::start(ebb.kill().await?).await?;
+    let known = ebb.client().await?.drain(&drain.id).await?;
+    assert_eq!(
+        (known.phase(), known.started_at),
+        (Phase::TimedOut, drain.started_at)
+    );
     drop(ebb);
     Ok(())
 }
