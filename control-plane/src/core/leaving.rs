@@ -49,7 +49,7 @@ impl Core {
         {
             self.one_of_several_ended(&reporter.node, now, out);
         }
-        self.left(&[(epoch, last)], now, out);
+        self.left(&[(epoch, last)], true, now, out);
     }
 
     /// An Envoy process was seen to end, its VMs with it. What their streams still hold is heard first: it may be the zero
@@ -98,7 +98,7 @@ impl Core {
                 self.one_of_several_ended(node, now, out);
             }
         }
-        self.left(&gone, now, out);
+        self.left(&gone, false, now, out);
         out.push(Effect::FleetChanged);
     }
 
@@ -136,7 +136,7 @@ impl Core {
             .into_iter()
             .map(|epoch| self.part_with(epoch, &mut out))
             .collect();
-        self.left(&gone, now, &mut out);
+        self.left(&gone, false, now, &mut out);
         out.push(Effect::FleetChanged);
         out.extend(self.keep_fleet());
         Ok((gone.len(), out))
@@ -153,7 +153,7 @@ impl Core {
     }
 
     /// No drain waits for these any longer.
-    fn left(&mut self, gone: &[Gone], now: Now, out: &mut Vec<Effect>) {
+    fn left(&mut self, gone: &[Gone], said_goodbye: bool, now: Now, out: &mut Vec<Effect>) {
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut() {
             let members: Vec<&Gone> = gone.iter().filter(|(epoch, _)| drain.tally.has(*epoch)).collect();
@@ -166,6 +166,7 @@ impl Core {
                 }
                 continue;
             }
+            let before = drain.tally.unheard();
             let scope = &drain.scope;
             let leave = |(epoch, last): &Gone| {
                 let lost = last.iter().flat_map(|reporter| {
@@ -173,10 +174,16 @@ impl Core {
                     let counts = scope.counts(reporter);
                     counts.map(move |(name, [in_flight, ..])| in_flight.saturating_add(lately(name)))
                 });
-                drain.tally.leave(*epoch, lost.fold(0, u64::saturating_add))
+                drain
+                    .tally
+                    .leave(*epoch, lost.fold(0, u64::saturating_add), said_goodbye)
             };
             let cut = members.into_iter().map(leave).fold(0, u64::saturating_add);
+            let unheard = drain.tally.unheard() > before;
             drain.warn_of_cut(cut);
+            if unheard {
+                drain.warn("an Envoy in its scope ended before it had told what was in flight: it may have cut requests".to_owned());
+            }
             concerned.push(drain.sequence);
         }
         for sequence in concerned {

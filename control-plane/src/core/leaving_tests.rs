@@ -127,6 +127,9 @@ fn a_process_that_ended_takes_its_admin_endpoint_with_it() {
         started,
     });
     world.start("d", &[]).unwrap();
+    for stream in [1, 2] {
+        world.report(stream, &[("ingress", 0), ("internal", 0)]);
+    }
     world.happen(Event::ProcessEnded { process: 5 });
     world.wait(500);
     drained(&mut world, "d");
@@ -142,7 +145,17 @@ fn a_process_that_only_an_earlier_control_plane_knew_can_end_too() {
     world.wait(500);
     assert_eq!(world.drain("d").unknown_reporters.len(), 2);
     world.happen(Event::ProcessEnded { process: 5 });
-    drained(&mut world, "d");
+    world.wait(200);
+    let drain = world.drain("d");
+    assert_eq!(
+        (drain.phase(), drain.cut),
+        (v1::Phase::Cut, 0),
+        "nobody knows what it had: {drain:?}"
+    );
+    assert!(
+        drain.warnings.iter().any(|text| text.contains("may have cut")),
+        "{drain:?}"
+    );
 }
 
 #[test]

@@ -99,6 +99,8 @@ pub struct Tally {
     unreached: BTreeSet<String>,
     /// Requests that were cut by Envoys that ended.
     cut: u64,
+    /// Reporters that left before anybody knew what they had in flight.
+    unheard: u64,
     /// Whether it ever had a member.
     met: bool,
     ended: Ended,
@@ -120,6 +122,7 @@ impl Tally {
             by_own: 0,
             unreached: BTreeSet::new(),
             cut: 0,
+            unheard: 0,
             met: false,
             ended: Ended::default(),
         }
@@ -281,7 +284,7 @@ impl Tally {
         Observation {
             unknown: self.sums.unknown + unreached,
             unconfirmed: self.sums.unconfirmed + unreached,
-            cut: self.cut,
+            cut: self.cut.saturating_add(self.unheard),
             ..self.sums
         }
     }

@@ -66,7 +66,7 @@ impl Core {
             elapsed: drain.machine.elapsed(now).try_into().ok(),
             in_flight: drain.tally.observation().in_flight,
             unknown_reporters: unknown_reporters.chain(unknown_nodes).chain(unreached).collect(),
-            cut: drain.tally.observation().cut,
+            cut: drain.tally.cut(),
             listeners: drain.tally.listeners(),
             holding,
             evidence: drain.evidence.into(),

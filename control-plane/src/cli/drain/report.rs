@@ -95,6 +95,9 @@ pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
         Outcome::Drained => format!("drain {id} drained in {elapsed}"),
         Outcome::TimedOut => format!("drain {id} timed out after {elapsed}: {}", left(drain)),
         Outcome::Cancelled => format!("drain {id} was cancelled after {elapsed}: {}", left(drain)),
+        Outcome::Cut if drain.cut == 0 => {
+            format!("drain {id} ended after {elapsed}: an Envoy ended meanwhile, and may have cut requests")
+        }
         Outcome::Cut => format!(
             "drain {id} ended after {elapsed}: {} cut by an Envoy that ended meanwhile",
             count(drain.cut, "request")

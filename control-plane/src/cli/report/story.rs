@@ -101,6 +101,9 @@ impl Story {
             Some(Outcome::Drained) => format!("drained in {elapsed}"),
             Some(Outcome::TimedOut) => format!("timed out after {elapsed}"),
             Some(Outcome::Cancelled) => format!("was cancelled after {elapsed}"),
+            Some(Outcome::Cut) if self.drain.cut == 0 => {
+                format!("ended after {elapsed} with an Envoy that may have cut requests")
+            }
             Some(Outcome::Cut) => format!(
                 "ended after {elapsed} with {} cut",
                 count(self.drain.cut, "request")

@@ -8,8 +8,9 @@ use crate::core::{fleet::Epoch, node::Node};
 impl Tally {
     /// A reporter has left for good, and with it whatever it had in flight: it is waited for no longer, and what it
     /// counted is kept. Returns how many requests were cut with it: those that it told of, and those that it had in flight by
-    /// its last word, which is `last_word` where the drain has heard none.
-    pub fn leave(&mut self, epoch: Epoch, last_word: u64) -> u64 {
+    /// its last word, which is `last_word` where the drain has heard none. Of one that has neither told anything nor said
+    /// goodbye it is not known whether it had any.
+    pub fn leave(&mut self, epoch: Epoch, last_word: u64, said_goodbye: bool) -> u64 {
         let Some(mut member) = self.take(epoch) else {
             return 0;
         };
@@ -21,6 +22,9 @@ impl Tally {
         let cut = if member.counts.is_empty() { last_word } else { cut }.min(MOST);
         for count in member.counts.values_mut() {
             count.in_flight = 0;
+        }
+        if !member.known && member.counts.is_empty() && !said_goodbye && cut == 0 {
+            self.unheard += 1;
         }
         self.change(&member.node, Node::has_been_left);
         self.left.push(member);
@@ -53,6 +57,16 @@ impl Tally {
         for other in others {
             self.change(&other, Node::has_no_admin);
         }
+    }
+
+    /// How many requests were cut, as far as that is known.
+    pub fn cut(&self) -> u64 {
+        self.cut
+    }
+
+    /// How many reporters left before anybody knew what they had in flight.
+    pub fn unheard(&self) -> u64 {
+        self.unheard
     }
 
     /// Requests were cut.
