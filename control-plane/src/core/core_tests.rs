@@ -34,15 +34,7 @@ struct World {
 }
 
 /// Of an Envoy that can be seen, and owes nothing.
-const SETTLED: Outstanding = Outstanding {
-    tcp: Some(0),
-    unsent: Some(Unsent {
-        buffered: 0,
-        queued: 0,
-        clients: 0,
-    }),
-    upstream: Some(0),
-};
+const SETTLED: Outstanding = Outstanding::SETTLED;
 
 impl World {
     fn new() -> Self {

@@ -5,8 +5,8 @@
 //!                              |                      |
 //!                              '--its Envoy was seen to end--> Ended --answers--> Answering
 //! ```
-//! Whoever is behind an endpoint that has not been reached may have requests that nobody else counts: for drains that it may
-//! concern that is unknown. Of one whose Envoy has ended it takes one look, to see that no other has taken its place.
+//! The Envoy behind an endpoint that has not been reached may have requests that no filter counts, so it counts as unknown in
+//! every drain that it may concern. After an Envoy has ended, one look at its endpoint shows whether another took its place.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -14,6 +14,7 @@ use super::{
     Core, Effect, Now,
     admins::{Admin, pulls_lever},
     drain::Drain,
+    node::{is_twin, twin},
     policy::Evidence,
 };
 
@@ -88,8 +89,7 @@ impl Core {
             }
             None => self.key_of(address, &node),
         };
-        let prefix = format!("{node} (");
-        let pulled = |lever: &Arc<str>| *lever == node || lever.starts_with(&prefix);
+        let pulled = |lever: &Arc<str>| *lever == node || is_twin(lever, &node);
         let was_told = self.pulled_levers.iter().any(pulled);
         // Found again means that it was lost meanwhile: this may be another process, of which nothing is known.
         let admin = Admin::found(node.clone(), address, was_told, started, now.instant);
@@ -108,7 +108,7 @@ impl Core {
 
     fn key_of(&self, address: &str, node: &Arc<str>) -> Arc<str> {
         if self.admins.contains_key(node) {
-            format!("{node} ({address})").into()
+            twin(node, address).into()
         } else {
             node.clone()
         }

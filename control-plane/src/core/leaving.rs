@@ -107,7 +107,7 @@ impl Core {
         self.endpoints_ended(node);
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut().filter(|drain| !drain.machine.is_ended()) {
-            drain.tally.lose_other_admins(node);
+            drain.tally.lose_twins(node);
             if drain.tally.own_of(node) {
                 let cut = drain.tally.lose_admin(node);
                 drain.warn_of_cut(cut);

@@ -129,7 +129,7 @@ pub struct Core {
     ending: BTreeMap<u64, Instant>,
     /// When to look for reporters that are long gone.
     prune_at: Option<Instant>,
-    /// When the store is told of the reporters that came and went.
+    /// When to store which reporters came and went.
     keep_fleet_at: Option<Instant>,
 }
 

@@ -10,6 +10,16 @@ use std::collections::BTreeMap;
 
 use super::{machine::Observation, policy::Evidence, tally::MOST};
 
+/// The name of an Envoy that shares a node's id with others, by its admin endpoint: see [`super::Core::admin_found`].
+pub(super) fn twin(node: &str, address: &str) -> String {
+    format!("{node} ({address})")
+}
+
+/// Whether a name is that of such an Envoy.
+pub(super) fn is_twin(name: &str, node: &str) -> bool {
+    name.strip_prefix(node).is_some_and(|rest| rest.starts_with(" ("))
+}
+
 /// By what a drain goes, and the asks that count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {

@@ -81,6 +81,32 @@ fn size(bytes: u64) -> String {
 }
 
 #[cfg(test)]
+impl Outstanding {
+    /// An Envoy that can be seen, and owes nothing.
+    pub(crate) const SETTLED: Self = Self {
+        tcp: Some(0),
+        unsent: Some(Unsent {
+            buffered: 0,
+            queued: 0,
+            clients: 0,
+        }),
+        upstream: Some(0),
+    };
+
+    /// An Envoy that still owes one client these bytes.
+    pub(crate) fn queued(bytes: u64) -> Self {
+        Self {
+            unsent: Some(Unsent {
+                queued: bytes,
+                clients: 1,
+                ..Unsent::default()
+            }),
+            ..Self::SETTLED
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

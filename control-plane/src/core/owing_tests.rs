@@ -9,14 +9,7 @@ use crate::core::fleet::StreamId;
 const INGRESS: &[(&str, u64)] = &[("ingress", 0)];
 
 fn unsent(bytes: u64) -> Outstanding {
-    Outstanding {
-        unsent: Some(Unsent {
-            queued: bytes,
-            clients: 1,
-            ..Unsent::default()
-        }),
-        ..SETTLED
-    }
+    Outstanding::queued(bytes)
 }
 
 /// One worker, and looks that are answered by hand.

@@ -19,7 +19,7 @@ use super::{outstanding::Outstanding, policy::Policy};
 /// Between two looks at an Envoy while the drain waits for nothing else.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The same while requests are in flight: just to tell whoever watches.
+/// The same while requests are in flight, when a look only serves the display.
 const GLANCE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a drain waits at most for what Envoys do on their own account: a mirror that hangs must not take the deadline.
@@ -133,7 +133,7 @@ pub struct Settling {
     owed: Owed,
     /// How many are due.
     due: usize,
-    /// The earliest of those that wait.
+    /// When the longest pause between two looks began.
     waiting_since: Option<Instant>,
 }
 

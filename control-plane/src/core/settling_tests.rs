@@ -1,25 +1,10 @@
 use super::*;
 use crate::core::outstanding::Unsent;
 
-const SETTLED: Outstanding = Outstanding {
-    tcp: Some(0),
-    unsent: Some(Unsent {
-        buffered: 0,
-        queued: 0,
-        clients: 0,
-    }),
-    upstream: Some(0),
-};
+const SETTLED: Outstanding = Outstanding::SETTLED;
 
 fn queued(bytes: u64) -> Outstanding {
-    Outstanding {
-        unsent: Some(Unsent {
-            queued: bytes,
-            clients: 1,
-            ..Unsent::default()
-        }),
-        ..SETTLED
-    }
+    Outstanding::queued(bytes)
 }
 
 /// With these nodes, and a counter of questions.

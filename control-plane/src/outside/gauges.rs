@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
-
 use crate::supervisor::admin::{Admin, AdminError};
 
 /// The gauges that are read, as a regular expression for `/stats`. Those of the admin endpoint's own listener are dropped.
@@ -39,28 +37,11 @@ pub(super) struct Cluster {
     pub(super) pending: u64,
 }
 
-#[derive(Deserialize)]
-struct Stats {
-    stats: Vec<Stat>,
-}
-
-#[derive(Deserialize)]
-struct Stat {
-    name: Option<String>,
-    value: Option<u64>,
-}
-
 impl Gauges {
     pub(super) async fn read(admin: &Admin) -> Result<Self, AdminError> {
-        let filter = FILTER
-            .replace('\\', "%5C")
-            .replace('^', "%5E")
-            .replace('|', "%7C");
-        let path = format!("/stats?format=json&type=Gauges&filter={filter}");
-        let stats: Stats = admin.json("/stats", &path).await?;
         let mut gauges = Self::default();
-        for stat in stats.stats {
-            if let (Some(name), Some(value)) = (stat.name, stat.value) {
+        for (name, value) in admin.stats("Gauges", FILTER).await? {
+            if let Some(value) = value {
                 gauges.take(&name, value);
             }
         }

@@ -155,17 +155,39 @@ impl Admin {
     }
 
     async fn by_listener(&self, kind: &str, suffix: &str) -> Result<BTreeMap<String, u64>, AdminError> {
-        let path = format!("/stats?format=json&type={kind}&filter=%5Ehttp%5C..*%5C.{suffix}%24");
-        let stats: Stats = self.json("/stats", &path).await?;
-        let by_prefix = stats.stats.into_iter().filter_map(|stat| {
-            let name = stat.name?;
+        let stats = self.stats(kind, &format!(r"^http\..*\.{suffix}$")).await?;
+        let by_prefix = stats.into_iter().filter_map(|(name, value)| {
             let prefix = name
                 .strip_prefix("http.")?
                 .strip_suffix(suffix)?
                 .strip_suffix('.')?;
-            (prefix != "admin").then(|| (prefix.to_owned(), stat.value.unwrap_or(0)))
+            (prefix != "admin").then(|| (prefix.to_owned(), value.unwrap_or(0)))
         });
         Ok(by_prefix.collect())
+    }
+
+    /// The statistics of a kind (`Gauges`, `Counters`) whose names a regular expression matches.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn stats(
+        &self,
+        kind: &str,
+        filter: &str,
+    ) -> Result<Vec<(String, Option<u64>)>, AdminError> {
+        let mut path = format!("/stats?format=json&type={kind}&filter=");
+        for character in filter.chars() {
+            match character {
+                '\\' => path.push_str("%5C"),
+                '^' => path.push_str("%5E"),
+                '|' => path.push_str("%7C"),
+                '$' => path.push_str("%24"),
+                other => path.push(other),
+            }
+        }
+        let stats: Stats = self.json("/stats", &path).await?;
+        let named = stats.stats.into_iter();
+        Ok(named.filter_map(|stat| Some((stat.name?, stat.value))).collect())
     }
 
     /// Whose endpoint this is: `node.id`, and since when its process runs, in whole seconds.

@@ -72,7 +72,7 @@ pub struct Reporter {
     pub upstreams: Vec<v1::UpstreamCounts>,
     /// Whether it counts them for all of its requests.
     pub counts_upstreams: bool,
-    /// Requests that Envoy has cut between its last two reports, by listener; of those that had none nothing.
+    /// Requests that Envoy cut between the last two reports, by listener. Listeners without any are left out.
     pub cut_lately: BTreeMap<String, u64>,
     /// The last ask that was put to it on this stream.
     pub asked: u64,

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{MOST, Tally};
-use crate::core::{fleet::Epoch, node::Node};
+use crate::core::{
+    fleet::Epoch,
+    node::{Node, is_twin},
+};
 
 impl Tally {
     /// A reporter has left for good, and with it whatever it had in flight: it is waited for no longer, and what it
@@ -45,17 +48,11 @@ impl Tally {
         cut
     }
 
-    /// The same of Envoys that had its id: see `Core::admin_found`.
-    pub fn lose_other_admins(&mut self, node: &str) {
-        let prefix = format!("{node} (");
-        let others: Vec<Arc<str>> = self
-            .nodes
-            .keys()
-            .filter(|other| other.starts_with(&prefix))
-            .cloned()
-            .collect();
-        for other in others {
-            self.change(&other, Node::has_no_admin);
+    /// The same of Envoys that shared its id.
+    pub fn lose_twins(&mut self, node: &str) {
+        let names = self.nodes.keys().filter(|name| is_twin(name, node));
+        for name in names.cloned().collect::<Vec<_>>() {
+            self.change(&name, Node::has_no_admin);
         }
     }
 
