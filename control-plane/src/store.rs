@@ -12,7 +12,9 @@ use std::{
 
 use anyhow::bail;
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, backends::InMemoryBackend,
+};
 
 use crate::{
     core::{
@@ -45,6 +47,8 @@ pub struct Store {
     file: Option<PathBuf>,
     /// `None` after an error, until it can be opened again.
     database: Option<Database>,
+    /// What is in a file that could be read and not written when the store was opened.
+    left: Option<Database>,
 }
 
 /// Why a store cannot be used at all, however long one waits.
@@ -67,6 +71,7 @@ impl Store {
         Self {
             file: None,
             database: None,
+            left: None,
         }
     }
 
@@ -76,26 +81,37 @@ impl Store {
     }
 
     /// Opens the store in a folder, which is made if need be. One that cannot be written now (a full disk, a read-only
-    /// folder) does not keep anybody from draining: it is logged, every write fails, and the next one tries again.
+    /// folder) does not keep anybody from draining: it is logged, what is in it is read all the same, every write fails, and
+    /// the next one tries again.
     ///
     /// # Errors
     /// [`Refused`].
     pub fn open(folder: &Path) -> Result<Self, Refused> {
         let file = folder.join("ebb.redb");
-        let database = match open(&file) {
-            Ok(database) => Some(database),
+        let (database, left) = match open(&file) {
+            Ok(database) => (Some(database), None),
             Err(error) => {
                 let error = error.downcast::<Refused>().map_or_else(Ok, Err)?;
                 tracing::error!(
                     state = %file.display(), error = format!("{error:#}"),
                     "the state cannot be used: drains will not survive a restart"
                 );
-                None
+                let left = if file.exists() { copy_of(&file) } else { Ok(None) };
+                let unread = |error: anyhow::Error| {
+                    tracing::error!(
+                        state = %file.display(), error = format!("{error:#}"),
+                        "the state cannot be read either: drains of an earlier control plane are not resumed"
+                    );
+                    Ok(None)
+                };
+                let left = left.or_else(|error| error.downcast::<Refused>().map_or_else(unread, Err))?;
+                (None, left)
             }
         };
         Ok(Self {
             file: Some(file),
             database,
+            left,
         })
     }
 
@@ -135,10 +151,14 @@ impl Store {
         }
     }
 
+    fn readable(&self) -> Option<&Database> {
+        self.database.as_ref().or(self.left.as_ref())
+    }
+
     /// What is kept, and the ids of drains that cannot be read.
     fn read(&self) -> anyhow::Result<(Kept, Vec<String>)> {
         let (mut kept, mut unreadable) = (Kept::default(), Vec::new());
-        let Some(database) = &self.database else {
+        let Some(database) = self.readable() else {
             return Ok((kept, unreadable));
         };
         let read = database.begin_read()?;
@@ -217,6 +237,27 @@ fn open(file: &Path) -> anyhow::Result<Database> {
         Err(redb::DatabaseError::DatabaseAlreadyOpen) => bail!(Refused::InUse(file.to_owned())),
         opened => opened?,
     };
+    prepare(&database, file)?;
+    Ok(database)
+}
+
+/// A copy, in memory, of a file that cannot be written; `None` = it is empty. `redb` repairs what a killed process left by
+/// writing, so it cannot read the file itself.
+fn copy_of(file: &Path) -> anyhow::Result<Option<Database>> {
+    let bytes = fs::read(file)?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let memory = InMemoryBackend::new();
+    memory.set_len(bytes.len().try_into()?)?;
+    memory.write(0, &bytes)?;
+    let database = Database::builder().create_with_backend(memory)?;
+    prepare(&database, file)?;
+    Ok(Some(database))
+}
+
+/// Makes what is missing in a file of this format.
+fn prepare(database: &Database, file: &Path) -> anyhow::Result<()> {
     let write = database.begin_write()?;
     {
         let mut meta = write.open_table(META)?;
@@ -230,8 +271,7 @@ fn open(file: &Path) -> anyhow::Result<Database> {
         write.open_table(RUNS)?;
         write.open_table(REPORTERS)?;
     }
-    write.commit()?;
-    Ok(database)
+    Ok(write.commit()?)
 }
 
 #[cfg(test)]

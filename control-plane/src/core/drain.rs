@@ -58,7 +58,7 @@ impl Drain {
     ///
     /// # Errors
     /// In words, why its record makes no sense.
-    pub(super) fn resume(record: Record, now: Now) -> Result<(u64, Self), String> {
+    pub(super) fn resume(record: Record, now: Now) -> Result<Self, String> {
         let drain = record.drain.ok_or("an empty record")?;
         let unreadable = |what: &dyn std::fmt::Display| format!("drain {:?}: {what}", drain.id);
         let scope = drain.scope.clone().map(Scope::from).unwrap_or_default();
@@ -115,27 +115,24 @@ impl Drain {
         };
         let warnings = drain.warnings;
         let (id, request_id, sequence) = (drain.id, drain.request_id, record.sequence);
-        Ok((
+        Ok(Self {
+            id,
+            request_id,
             sequence,
-            Self {
-                id,
-                request_id,
-                sequence,
-                scope,
-                started_at,
-                started,
-                machine,
-                tally,
-                settling: Settling::default(),
-                recorder: Recorder::resume(record.report.unwrap_or_default()),
-                last,
-                renew_at,
-                evidence,
-                warnings,
-                changes: 0,
-                keep_at: None,
-            },
-        ))
+            scope,
+            started_at,
+            started,
+            machine,
+            tally,
+            settling: Settling::default(),
+            recorder: Recorder::resume(record.report.unwrap_or_default()),
+            last,
+            renew_at,
+            evidence,
+            warnings,
+            changes: 0,
+            keep_at: None,
+        })
     }
 
     pub(super) fn record(&self, view: v1::Drain) -> Record {

@@ -166,3 +166,26 @@ fn what_makes_no_sense_of_what_was_kept_is_told() {
         "{left_out:?}"
     );
 }
+
+#[test]
+fn what_control_planes_kept_that_did_not_know_of_each_other_is_resumed_in_order() {
+    // The second could not read what the first had kept, and counted its own from 1.
+    let kept_by = |ids: [&str; 2]| {
+        let mut world = two_workers();
+        for id in ids {
+            world.start(id, &["ingress"]).unwrap();
+        }
+        let of = |id: &str| {
+            let is = |record: &&Record| record.drain.as_ref().is_some_and(|drain| drain.id == id);
+            world.stored.iter().rfind(is).cloned().unwrap()
+        };
+        ids.map(of)
+    };
+    let [first, second] = kept_by(["first", "second"]);
+    let [third, fourth] = kept_by(["third", "fourth"]);
+    let world = World::after(vec![fourth, third, second, first]);
+    let mut ids: Vec<String> = Vec::new();
+    ids.extend(world.core.drains(world.now).into_iter().map(|drain| drain.id));
+    ids.sort();
+    assert_eq!(ids, ["first", "fourth", "second", "third"]);
+}

@@ -22,7 +22,7 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn run(&self) -> anyhow::Result<Option<RunRecord>> {
-        let Some(database) = &self.database else {
+        let Some(database) = self.readable() else {
             return Ok(None);
         };
         let read = database.begin_read()?;

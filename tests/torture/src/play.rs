@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use crate::{
     clock::{Clock, Stalls},
     figures::Figures,
+    journal::Journal,
     judge::{Failure, judge},
     round,
     schedule::Schedule,
@@ -94,14 +95,20 @@ impl Run {
                 }
             };
             let failures = judge(&journal);
-            let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-            figures.count(&journal, &failures);
-            drop(figures);
+            self.count(&journal, &failures);
             if self.verbose || !failures.is_empty() {
                 print(schedule, number, &failures, &journal.to_string());
             }
+            if !failures.is_empty() {
+                eprintln!("log of the control plane so far:\n{}", world.control.log().await);
+            }
         }
         Ok(())
+    }
+
+    fn count(&self, journal: &Journal, failures: &[Failure]) {
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.count(journal, failures);
     }
 }
 

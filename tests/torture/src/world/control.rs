@@ -1,6 +1,7 @@
 //! The control plane of a world, which goes away and comes back.
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -138,6 +139,13 @@ impl Control {
         if let Some(running) = ebb.take() {
             let mut options = running.kill().await?;
             if let Some(state) = &mut options.state {
+                // The disk is a small one.
+                match std::fs::remove_dir_all(&*state) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        return Err(error).context("cannot drop a state");
+                    }
+                    _ => {}
+                }
                 state.set_file_name(format!("state{number}"));
             }
             lock(&self.options).state.clone_from(&options.state);
