@@ -166,20 +166,29 @@ impl Request {
     /// ends without an answer, which is rare: a drain may have begun of which this VM has not heard yet.
     pub fn end(&mut self, serving: bool, look: &impl Look) -> Crossings {
         let mut crossings = Crossings::default();
+        if self.was_cut(serving, look) {
+            if let Some(in_flight) = &self.in_flight {
+                in_flight.listener().count_cut();
+            }
+            if let Some(attempt) = &self.attempt {
+                attempt.endpoint().count_cut();
+            }
+        }
         if let Some(in_flight) = self.in_flight.take() {
             let listener = Rc::clone(in_flight.listener());
-            if (!serving || !self.answered)
-                && look
-                    .end_details()
-                    .is_some_and(|details| details.starts_with(CLOSED_BY_ENVOY))
-            {
-                listener.count_cut();
-            }
             drop(in_flight);
             crossings.listener = (listener.in_flight() == 0).then_some(listener);
         }
         self.leave(&mut crossings);
         crossings
+    }
+
+    fn was_cut(&self, serving: bool, look: &impl Look) -> bool {
+        (self.in_flight.is_some() || self.attempt.is_some())
+            && (!serving || !self.answered)
+            && look
+                .end_details()
+                .is_some_and(|details| details.starts_with(CLOSED_BY_ENVOY))
     }
 
     /// Counts there and no longer where it did; never nowhere in between.

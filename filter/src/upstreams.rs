@@ -20,6 +20,7 @@ pub struct Endpoint {
     address: String,
     in_flight: Cell<u64>,
     started: Cell<u64>,
+    cut: Cell<u64>,
     /// Whether it had an attempt since the stream opened.
     recent: Cell<bool>,
 }
@@ -35,6 +36,11 @@ impl Endpoint {
         self.in_flight.get()
     }
 
+    /// Counts an attempt of a request that Envoy cut.
+    pub fn count_cut(&self) {
+        self.cut.set(self.cut.get().saturating_add(1));
+    }
+
     fn begin(self: &Rc<Self>) -> Attempt {
         self.in_flight.set(self.in_flight.get().saturating_add(1));
         self.started.set(self.started.get().saturating_add(1));
@@ -43,10 +49,13 @@ impl Endpoint {
     }
 
     fn counts(&self) -> Option<UpstreamCounts> {
-        (self.recent.get() || self.in_flight.get() > 0).then(|| UpstreamCounts {
+        // Were what it cut told only now and then, it would look as if it had just been cut.
+        let tells = self.recent.get() || self.in_flight.get() > 0 || self.cut.get() > 0;
+        tells.then(|| UpstreamCounts {
             address: self.address.clone(),
             in_flight: self.in_flight.get(),
             started: self.started.get(),
+            cut: self.cut.get(),
         })
     }
 }

@@ -943,6 +943,7 @@ mod evidence {
                 address: (*address).to_owned(),
                 in_flight: *in_flight,
                 started: 100,
+                cut: 0,
             });
             let report = v1::FilterReport {
                 upstreams: upstreams.collect(),

@@ -170,9 +170,8 @@ impl Core {
             let scope = &drain.scope;
             let leave = |(epoch, last): &Gone| {
                 let lost = last.iter().flat_map(|reporter| {
-                    let lately = |name: &str| reporter.cut_lately.get(name).copied().unwrap_or(0);
                     let counts = scope.counts(reporter);
-                    counts.map(move |(name, [in_flight, ..])| in_flight.saturating_add(lately(name)))
+                    counts.map(|said| said.in_flight.saturating_add(said.cut_lately))
                 });
                 drain
                     .tally

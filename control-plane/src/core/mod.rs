@@ -146,11 +146,7 @@ impl Core {
         };
         let mut resumed: Vec<Drain> = kept.drains.into_iter().filter_map(&mut resume).collect();
         // A control plane that could not read what was kept has counted its own from 1.
-        resumed.sort_by(|a, b| {
-            a.sequence
-                .cmp(&b.sequence)
-                .then(a.started_at.cmp(&b.started_at))
-        });
+        resumed.sort_by(|a, b| a.sequence.cmp(&b.sequence).then(a.started_at.cmp(&b.started_at)));
         let mut drains = BTreeMap::new();
         for mut drain in resumed {
             let after = drains.last_key_value().map_or(0, |(last, _)| last + 1);

@@ -4,6 +4,19 @@ use ebb_proto::v1;
 
 use super::{fleet::Reporter, machine::Hold};
 
+/// What a reporter says of one listener, or of one upstream endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said<'a> {
+    /// Of the listener, or the endpoint's address.
+    pub(super) name: &'a str,
+    pub(super) in_flight: u64,
+    pub(super) started: u64,
+    pub(super) marked: u64,
+    pub(super) cut: u64,
+    /// Of those, since the report before.
+    pub(super) cut_lately: u64,
+}
+
 /// Nodes x listeners, or nodes x upstream endpoints; an empty list of nodes or listeners means all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -91,33 +104,38 @@ impl Scope {
         !self.is_upstream() || reporter.counts_upstreams
     }
 
-    /// What a reporter says of what this covers: name, in flight, started, marked, cut.
-    pub(super) fn counts<'a>(
-        &'a self,
-        reporter: &'a Reporter,
-    ) -> Box<dyn Iterator<Item = (&'a str, [u64; 4])> + 'a> {
+    /// What a reporter says of what this covers.
+    pub(super) fn counts<'a>(&'a self, reporter: &'a Reporter) -> Box<dyn Iterator<Item = Said<'a>> + 'a> {
+        let lately = &reporter.cut_lately;
         if self.is_upstream() {
             // An attempt whose endpoint is not known yet may go to any, so it counts.
             let covers =
                 |address: &str| address.is_empty() || self.upstreams.iter().any(|name| name == address);
-            Box::new(
-                reporter
-                    .upstreams
-                    .iter()
-                    .filter(move |said| covers(&said.address))
-                    .map(|said| (said.address.as_str(), [said.in_flight, said.started, 0, 0])),
-            )
+            let said = reporter
+                .upstreams
+                .iter()
+                .filter(move |said| covers(&said.address));
+            Box::new(said.map(|said| Said {
+                name: &said.address,
+                in_flight: said.in_flight,
+                started: said.started,
+                marked: 0,
+                cut: said.cut,
+                cut_lately: lately.upstreams.get(&said.address).copied().unwrap_or(0),
+            }))
         } else {
-            Box::new(
-                reporter
-                    .listeners
-                    .iter()
-                    .filter(|said| self.has_listener(&said.name))
-                    .map(|said| {
-                        let counts = [said.in_flight, said.started, said.marked, said.cut];
-                        (said.name.as_str(), counts)
-                    }),
-            )
+            let said = reporter
+                .listeners
+                .iter()
+                .filter(|said| self.has_listener(&said.name));
+            Box::new(said.map(|said| Said {
+                name: &said.name,
+                in_flight: said.in_flight,
+                started: said.started,
+                marked: said.marked,
+                cut: said.cut,
+                cut_lately: lately.listeners.get(&said.name).copied().unwrap_or(0),
+            }))
         }
     }
 }

@@ -210,19 +210,20 @@ impl Tally {
         member.confirmed = member.known && answered(self.terms.confirm);
         if member.known {
             let mut gone: Vec<String> = member.counts.keys().cloned().collect();
-            for (name, [in_flight, started, marked, cut]) in scope.counts(reporter) {
+            for said in scope.counts(reporter) {
                 let first = Count {
-                    base: started.saturating_sub(in_flight),
-                    marked_base: marked,
+                    base: said.started.saturating_sub(said.in_flight),
+                    marked_base: said.marked,
                     // A cut may come with the first answer: the one before it may have been passed over.
-                    cut_base: cut.saturating_sub(reporter.cut_lately.get(name).copied().unwrap_or(0)),
+                    cut_base: said.cut.saturating_sub(said.cut_lately),
                     ..Count::default()
                 };
-                let count = member.counts.entry(name.to_owned()).or_insert(first);
+                let count = member.counts.entry(said.name.to_owned()).or_insert(first);
                 let before = count.ended();
-                (count.in_flight, count.started, count.marked, count.cut) = (in_flight, started, marked, cut);
-                self.ended.add(&member.node, name, before, count.ended());
-                gone.retain(|other| other != name);
+                (count.in_flight, count.started) = (said.in_flight, said.started);
+                (count.marked, count.cut) = (said.marked, said.cut);
+                self.ended.add(&member.node, said.name, before, count.ended());
+                gone.retain(|other| other != said.name);
             }
             // What the VM no longer names is gone, and was at zero before that.
             for name in gone {

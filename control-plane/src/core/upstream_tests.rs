@@ -28,6 +28,7 @@ fn counted(in_flight: u64) -> v1::FilterReport {
         address: ENDPOINT.to_owned(),
         in_flight,
         started: 100,
+        cut: 0,
     };
     v1::FilterReport {
         upstreams: vec![upstream],
@@ -164,6 +165,29 @@ fn an_envoy_without_the_filter_is_asked_as_well() {
     world.wait_for_calls(250);
     world.admin_says("b", clusters(0));
     assert_eq!(world.phase("d"), v1::Phase::Quiet);
+}
+
+#[test]
+fn what_envoy_cut_towards_the_endpoint_is_a_cut() {
+    let cut = |in_flight, cut| {
+        let mut said = counted(in_flight);
+        said.upstreams[0].cut = cut;
+        said
+    };
+    let mut world = World::new();
+    world.attach(1, "a", 5, 11, &[("ingress", 9)]);
+    world.report_that(1, cut(2, 3));
+    world.towards(Evidence::Filter).unwrap();
+    world.report_that(1, cut(2, 3));
+    let goodbye = v1::FilterReport {
+        goodbye: true,
+        listeners: Vec::new(),
+        ..cut(0, 5)
+    };
+    world.report_that(1, goodbye);
+    world.wait(2_000);
+    let drain = world.drain("d");
+    assert_eq!((drain.phase(), drain.cut), (v1::Phase::Cut, 2), "{drain:?}");
 }
 
 #[test]

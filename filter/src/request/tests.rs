@@ -296,6 +296,33 @@ fn a_request_that_envoy_cuts_while_it_drains_is_counted_as_cut() {
 }
 
 #[test]
+fn an_attempt_of_a_request_that_envoy_cuts_is_counted_as_cut_where_it_is() {
+    let bench = Bench::new();
+    let cut = || {
+        let counts = bench.counts.upstreams.report().into_iter();
+        let cut = counts.map(|counts| (counts.address, counts.cut));
+        cut.filter(|(_, cut)| *cut > 0).collect::<Vec<_>>()
+    };
+    let mut host = Host::of("b:1");
+    let mut whole = bench.attempt();
+    whole.begin(!SERVING, BODILESS, &host);
+    host.end_details = Some("via_upstream");
+    whole.end(!SERVING, &host);
+    assert_eq!(cut(), []);
+    host.end_details = Some("downstream_local_disconnect");
+    let mut of_a_cluster = bench.attempt();
+    of_a_cluster.begin(!SERVING, BODILESS, &host);
+    of_a_cluster.end(!SERVING, &host);
+    assert_eq!(cut(), [("b:1".to_owned(), 1)]);
+    bench.counts.upstreams.stream_opens();
+    assert_eq!(cut(), [("b:1".to_owned(), 1)], "it is told again");
+    let mut unanswered = bench.request(true, false);
+    unanswered.begin(!SERVING, BODILESS, &host);
+    unanswered.end(!SERVING, &host);
+    assert_eq!(cut(), [(String::new(), 1), ("b:1".to_owned(), 1)]);
+}
+
+#[test]
 fn ports_are_looked_at_once_and_while_something_drains() {
     let mut counts = Counts::default();
     let listener = counts.listeners.add("a");

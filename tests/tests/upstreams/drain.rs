@@ -15,12 +15,14 @@ use ebb_e2e::{
     world::{folder, wait_attached},
 };
 use ebb_proto::v1::{Phase, Policy, Scope};
+use rustix::process::Signal;
 
 use crate::world::{Mode, count};
 
 on_both_envoys!(
     it_ends_with_the_last_request_towards_that_endpoint,
     an_upload_that_has_not_been_answered_holds_it_open,
+    an_envoy_that_is_told_to_stop_halfway_has_cut_what_went_there,
 );
 
 struct World {
@@ -131,6 +133,32 @@ async fn an_upload_that_has_not_been_answered_holds_it_open(version: EnvoyVersio
         client
             .wait_for_phase(&drain.id, Phase::Drained, wait::PATIENCE)
             .await?;
+    }
+    Ok(())
+}
+
+async fn an_envoy_that_is_told_to_stop_halfway_has_cut_what_went_there(version: EnvoyVersion) -> Result<()> {
+    for mode in [Mode::Listeners, Mode::Clusters] {
+        for path in ["/hold", "/hold/after"] {
+            let mut world = World::start(version, mode).await?;
+            let mut client = world.ebb.client().await?;
+            let mut held = world
+                .send(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"))
+                .await?;
+            world.a.wait_held(1).await?;
+            let drain = client.start(towards(world.a.address())).await?;
+            client.wait_for_in_flight(&drain.id, 1).await?;
+            world.envoy.process().signal(Signal::TERM)?;
+            ensure!(held.response().await.is_err(), "its client lost it");
+            let ended = client
+                .wait_for_phase(&drain.id, Phase::Cut, wait::PATIENCE)
+                .await?;
+            assert_eq!(
+                (ended.cut, ended.in_flight),
+                (1, 0),
+                "{mode:?}, {path}: {ended:?}"
+            );
+        }
     }
     Ok(())
 }

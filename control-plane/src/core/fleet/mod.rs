@@ -30,7 +30,7 @@ use lost::Process;
 pub use attach::{Attached, Claim};
 pub use lost::SUCCEEDS_AFTER;
 pub use record::{LocalRecord, ReporterRecord};
-pub use reporter::{Local, Peer, Reporter, Standing};
+pub use reporter::{CutLately, Local, Peer, Reporter, Standing};
 
 /// Number of a filter's stream, given by whoever accepted it. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,7 +78,7 @@ impl Fleet {
         let epoch = *self.streams.get(&stream)?;
         let reporter = self.reporters.get_mut(&epoch)?;
         reporter.last_report = now;
-        reporter.cut_lately = cut_since(&reporter.listeners, &report.listeners);
+        reporter.cut_lately = cut_since(reporter, &report);
         let names = reporter.listeners.iter().map(|said| &said.name);
         if !names.eq(report.listeners.iter().map(|said| &said.name))
             || reporter.counts_upstreams != report.counts_upstreams
@@ -284,17 +284,29 @@ impl Fleet {
     }
 }
 
-/// What was cut between two reports, by listener. Most of the time nothing was, and nothing is looked up.
-fn cut_since(before: &[v1::ListenerCounts], now: &[v1::ListenerCounts]) -> BTreeMap<String, u64> {
-    let had = |name: &str| {
-        before
-            .iter()
-            .find(|said| said.name == name)
-            .map_or(0, |said| said.cut)
-    };
-    let cut = now.iter().filter(|said| said.cut > 0);
-    let lately = cut.map(|said| (said.name.clone(), said.cut.saturating_sub(had(&said.name))));
-    lately.filter(|(_, cut)| *cut > 0).collect()
+/// What was cut between two reports. Most of the time nothing was, and nothing is looked up.
+fn cut_since(before: &Reporter, now: &v1::FilterReport) -> CutLately {
+    fn since<'a>(
+        before: impl Iterator<Item = (&'a String, u64)> + Clone,
+        now: impl Iterator<Item = (&'a String, u64)>,
+    ) -> BTreeMap<String, u64> {
+        let had = |name| before.clone().find(|(other, _)| *other == name);
+        let lately = now.filter(|(_, cut)| *cut > 0).map(|(name, cut)| {
+            let had = had(name).map_or(0, |(_, had)| had);
+            (name.clone(), cut.saturating_sub(had))
+        });
+        lately.filter(|(_, cut)| *cut > 0).collect()
+    }
+    CutLately {
+        listeners: since(
+            before.listeners.iter().map(|said| (&said.name, said.cut)),
+            now.listeners.iter().map(|said| (&said.name, said.cut)),
+        ),
+        upstreams: since(
+            before.upstreams.iter().map(|said| (&said.address, said.cut)),
+            now.upstreams.iter().map(|said| (&said.address, said.cut)),
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -72,8 +72,8 @@ pub struct Reporter {
     pub upstreams: Vec<v1::UpstreamCounts>,
     /// Whether it counts them for all of its requests.
     pub counts_upstreams: bool,
-    /// Requests that Envoy cut between the last two reports, by listener. Listeners without any are left out.
-    pub cut_lately: BTreeMap<String, u64>,
+    /// What Envoy cut between the last two reports.
+    pub cut_lately: CutLately,
     /// The last ask that was put to it on this stream.
     pub asked: u64,
     /// The last ask that it answered on this stream.
@@ -84,6 +84,15 @@ pub struct Reporter {
     awaited_interval: Duration,
     /// When it is looked at for whether it is silent.
     pub(super) armed: Instant,
+}
+
+/// Requests that Envoy cut between two reports. What had none is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CutLately {
+    /// By listener.
+    pub listeners: BTreeMap<String, u64>,
+    /// By upstream endpoint.
+    pub upstreams: BTreeMap<String, u64>,
 }
 
 impl Reporter {
@@ -124,7 +133,7 @@ impl Reporter {
             listeners: Vec::new(),
             upstreams: Vec::new(),
             counts_upstreams: false,
-            cut_lately: BTreeMap::new(),
+            cut_lately: CutLately::default(),
             asked: 0,
             answered: 0,
             awaited: false,
