@@ -33,10 +33,8 @@ impl Task {
         let kept = self.core.keep_fleet();
         self.carry_out(kept.into_iter().collect(), now);
         self.undo_levers().await;
-        if !self.store.settle(SETTLE_WITHIN) {
-            tracing::error!(
-                "the state is not written within {SETTLE_WITHIN:?}: a successor does not know all that happened"
-            );
+        if let Err(error) = self.store.settle(SETTLE_WITHIN) {
+            tracing::error!(%error, "the state is not written: a successor does not know all that happened");
         }
     }
 

@@ -25,7 +25,7 @@ const AGAIN_AFTER: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
     /// It is not written yet.
-    #[error("the disk does not answer; it is written as soon as it does")]
+    #[error("the disk does not answer; it is written as soon as the disk does")]
     Late,
     /// It cannot be written now; it is tried again.
     #[error("{0}")]
@@ -116,15 +116,25 @@ impl Keeper {
             .map_or(Ok(()), |error| Err(NotKept::Failed(error)))
     }
 
-    /// Waits until everything is written, at most this long. Whether it is.
-    pub fn settle(&self, bound: Duration) -> bool {
+    /// Waits until everything is written, at most this long.
+    ///
+    /// # Errors
+    /// [`NotKept`].
+    pub fn settle(&self, bound: Duration) -> Result<(), NotKept> {
+        if !self.is_durable {
+            return Ok(());
+        }
         let waits = |state: &mut State| state.tried < state.asked;
         let waited = self
             .shared
             .changed
             .wait_timeout_while(self.shared.lock(), bound, waits);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !self.is_durable || state.tried >= state.asked && state.failed.is_none()
+        match &state.failed {
+            Some(error) => Err(NotKept::Failed(error.clone())),
+            None if state.tried < state.asked => Err(NotKept::Late),
+            None => Ok(()),
+        }
     }
 }
 
@@ -232,7 +242,7 @@ mod tests {
             assert!(matches!(told, Err(NotKept::Failed(_))), "{told:?}");
         }
         fs::remove_file(&blocked).unwrap();
-        while !keeper.settle(AGAIN_AFTER) {
+        while keeper.settle(AGAIN_AFTER).is_err() {
             thread::yield_now();
         }
         drop(keeper);
@@ -244,6 +254,6 @@ mod tests {
         let keeper = Keeper::start(Store::memory());
         assert!(!keeper.is_durable());
         keeper.keep(Changes::drain(&drain("a", 1))).unwrap();
-        assert!(keeper.settle(Duration::ZERO));
+        keeper.settle(Duration::ZERO).unwrap();
     }
 }

@@ -70,23 +70,22 @@ async fn carry_out(world: &World, fault: Fault) -> Result<()> {
         }
         Fault::VmTrapped(envoy) => trap(world, envoy).await,
         Fault::DiskFull(length) => {
-            let disk = world.disk.as_ref().context("this user may not mount a disk")?;
+            let disk = world.disk().await?;
             disk.fill()?;
             tokio::time::sleep(time(length)).await;
             disk.make_space()
         }
         Fault::DiskReadOnly(length) => {
-            let disk = world.disk.as_ref().context("this user may not mount a disk")?;
+            let disk = world.disk().await?;
             let away = Duration::ZERO;
-            world
-                .control
-                .restart(true, away, || disk.set_read_only(true))
-                .await?;
+            let restarted = world.control.restart(true, away, || disk.set_read_only(true));
+            let restarted = restarted.await;
             tokio::time::sleep(time(length)).await;
-            disk.set_read_only(false)
+            disk.set_read_only(false)?;
+            restarted
         }
         Fault::DiskHangs(length) => {
-            let disk = world.disk.as_ref().context("this user may not mount a disk")?;
+            let disk = world.disk().await?;
             let status = disk.hang_for(time(length))?.wait().await?;
             ensure!(status.success(), "the disk cannot be frozen");
             Ok(())

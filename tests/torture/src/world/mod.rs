@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result};
 use ebb_e2e::{client::http3::Identity, disk::Disk, relay::Relay, wait, world};
 use futures::future::try_join_all;
 use tempfile::TempDir;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 
 pub use self::control::{Control, can_step};
 use self::envoys::Slot;
@@ -59,7 +60,7 @@ pub struct World {
     /// Who knows what is held.
     pub witness: Witness,
     /// Of the state, where the plan has one and this user may mount it.
-    pub disk: Option<Disk>,
+    disk: Option<AsyncMutex<Disk>>,
     identity: Arc<Identity>,
     ids: AtomicU64,
     _folder: TempDir,
@@ -108,7 +109,7 @@ impl World {
             envoys,
             control,
             witness,
-            disk,
+            disk: disk.map(AsyncMutex::new),
             identity,
             ids: AtomicU64::new(0),
             _folder: folder,
@@ -116,6 +117,15 @@ impl World {
         try_join_all(world.envoys.iter().map(Slot::start)).await?;
         world.whole().await?;
         Ok(world)
+    }
+
+    /// The disk, which has one fault at a time: of two, one could not be undone.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn disk(&self) -> Result<MutexGuard<'_, Disk>> {
+        let disk = self.disk.as_ref().context("this user may not mount a disk")?;
+        Ok(disk.lock().await)
     }
 
     /// The number of the next request.
