@@ -8,6 +8,7 @@ use ebb_e2e::{
     bootstrap::Bootstrap,
     ebb::Ebb,
     envoy::EnvoyOptions,
+    wait,
     world::{World, wait_attached},
 };
 use serde_json::json;
@@ -117,6 +118,36 @@ async fn without_a_state_the_first_vm_of_an_envoy_tells_of_the_others() -> Resul
     let drain = Waiting::on(world.ebb.cli_start(&drain)?);
     wait_attached(&mut world.client().await?, "edge-1", 3).await?;
     drain.goes_on(&world.upstream, "everybody is back").await;
+    world.upstream.release_all();
+    answered(held).await?;
+    assert_eq!(drain.ended().await?.code, Some(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_state_a_drain_by_the_filter_alone_waits_for_it_to_come_back() -> Result<()> {
+    let options = EnvoyOptions {
+        edit: slow_to_come_back,
+        ..EnvoyOptions::default()
+    };
+    let mut world = World::start(options).await?;
+    let held = hold(&world.upstream, world.ingress()?, 1).await?;
+    let mut stopped = world.ebb.kill().await?;
+    let admin = format!("unix:{}", world.envoy.admin_socket().display());
+    stopped.admins.push(admin);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.ebb = Ebb::start(stopped).await?;
+    wait::until("its Envoy's admin endpoint is found", wait::PATIENCE, || async {
+        Ok(world.ebb.log().contains("admin endpoint found"))
+    })
+    .await?;
+    let drain = Waiting::on(
+        world
+            .ebb
+            .cli_start(&["drain", "--evidence", "filter", "--wait"])?,
+    );
+    wait_attached(&mut world.client().await?, "edge-1", 1).await?;
+    drain.goes_on(&world.upstream, "its filter is back").await;
     world.upstream.release_all();
     answered(held).await?;
     assert_eq!(drain.ended().await?.code, Some(0));

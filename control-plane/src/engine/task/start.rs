@@ -12,7 +12,7 @@ use crate::core::{
 };
 
 /// After its start the control plane gives filters of which nothing is kept this long to come back, before it says that
-/// nobody is attached. A filter tries again within 5 s, unless it is configured otherwise.
+/// nobody is attached, or no filter where one has to count. A filter tries again within 5 s, unless it is configured otherwise.
 const RETURN_WITHIN: Duration = Duration::from_secs(6);
 
 /// The same once somebody is attached or expected, before it says that a node or listener is not there: that is a
@@ -32,7 +32,10 @@ pub(super) struct Parked {
 impl Task {
     pub(super) fn start(&mut self, wanted: Parked, now: Now) {
         match self.core.start((*wanted.request).clone(), now) {
-            Err(StartError::NobodyAttached) if now.instant < self.started + RETURN_WITHIN => {
+            // An admin endpoint is found long before the filters of its Envoy are back.
+            Err(StartError::NobodyAttached | StartError::NoFilter(_))
+                if now.instant < self.started + RETURN_WITHIN =>
+            {
                 let until = self.started + RETURN_WITHIN;
                 self.parked.push(Parked { until, ..wanted });
             }
