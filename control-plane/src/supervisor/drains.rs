@@ -89,6 +89,7 @@ impl Drains {
             }
             .into(),
             overrides: policy(&request, &self.policy),
+            of_a_stop: true,
         };
         let gone = |Gone| Gone.to_string();
         let started = self.engine.start_drain(start).await.map_err(gone)?;
@@ -229,7 +230,7 @@ fn is_over(drain: &v1::Drain) -> bool {
 fn outcome(drain: &v1::Drain, remains: &Remains) -> Option<DrainOutcome> {
     match drain.phase() {
         Phase::Drained => Some(DrainOutcome::Drained),
-        Phase::TimedOut => Some(DrainOutcome::TimedOut(timed_out(remains))),
+        Phase::TimedOut => Some(DrainOutcome::TimedOut(timed_out(drain, remains))),
         Phase::Cancelled => Some(DrainOutcome::Cancelled),
         Phase::Cut => Some(DrainOutcome::Cut(drain.cut)),
         Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
@@ -237,11 +238,16 @@ fn outcome(drain: &v1::Drain, remains: &Remains) -> Option<DrainOutcome> {
 }
 
 /// In words, what a drain that ended in the state of this view had left.
-fn timed_out(remains: &Remains) -> String {
-    match remains.text() {
-        text if text.is_empty() => "nothing was left, but it was not yet quiet for long enough".to_owned(),
-        text => text,
+fn timed_out(drain: &v1::Drain, remains: &Remains) -> String {
+    let text = remains.text();
+    if !text.is_empty() {
+        return text;
     }
+    let nothing = "nothing was left";
+    let why = drain.warnings.iter().find(|warning| warning.starts_with(nothing));
+    why.cloned().unwrap_or_else(|| {
+        format!("{nothing}, but it was not yet quiet for long enough: make drain.quiet_period shorter, or the time for it longer")
+    })
 }
 
 #[cfg(test)]
@@ -328,7 +334,16 @@ mod tests {
         drain.outstanding = None;
         assert_eq!(
             text(&drain),
-            "drain timed out: nothing was left, but it was not yet quiet for long enough"
+            "drain timed out: nothing was left, but it was not yet quiet for long enough: make drain.quiet_period shorter, or the \
+             time for it longer"
+        );
+        drain.warnings = vec![
+            "other".to_owned(),
+            "nothing was left, but requests kept arriving".to_owned(),
+        ];
+        assert_eq!(
+            text(&drain),
+            "drain timed out: nothing was left, but requests kept arriving"
         );
     }
 }
