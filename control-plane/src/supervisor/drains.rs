@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{
         drains::StartRequest,
-        policy::{OnTimeout, Policy, PolicyOverrides, Tcp},
+        policy::{MAX_KEY, OnTimeout, Policy, PolicyOverrides, Tcp},
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -208,7 +208,7 @@ fn fresh_ids(process: &str) -> (String, String) {
 
 /// A shutdown always proceeds, and takes what time is left.
 fn policy(request: &DrainRequest, configured: &Policy) -> PolicyOverrides {
-    let timeout = request.timeout.saturating_sub(ANSWER_WITHIN);
+    let timeout = request.timeout.saturating_sub(ANSWER_WITHIN).min(MAX_KEY);
     // Where less time is left than was planned, the announcement and what comes after it still have to fit.
     PolicyOverrides {
         announce: Some(request.announce.min(timeout / 2)),

@@ -4,6 +4,7 @@
 mod admin;
 mod arrivals;
 mod cut;
+mod grace;
 mod left;
 mod order;
 mod pair;

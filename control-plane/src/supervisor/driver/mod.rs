@@ -25,7 +25,7 @@ use super::{
     plan::Plan,
     process::Children,
     signals::{Received, Signals},
-    tell::Severity,
+    tell::{Severity, short},
 };
 use crate::config::{Config, defaults};
 
@@ -109,6 +109,7 @@ impl Supervisor {
 
     /// Starts the processes, keeps them, and stops them in order.
     pub async fn run(mut self, drains: Drains) -> Ended {
+        self.tell_times();
         let code = loop {
             let event = match self.answers.pop_front() {
                 Some(event) => event,
@@ -133,6 +134,21 @@ impl Supervisor {
             self.publish(None);
         };
         self.end(code, &drains).await
+    }
+
+    /// Says what the grace period comes to, as long as it can still be changed.
+    fn tell_times(&self) {
+        let plan = self.machine.plan();
+        for id in plan.ids() {
+            if let Some((least, most)) = plan.drain_times(id) {
+                let (process, grace) = (plan.name(id), short(plan.grace_period()));
+                let (least, most) = (short(least), short(most));
+                tracing::info!(
+                    process,
+                    "a stop drains it for at least {least} and at most {most}, of a grace period of {grace}"
+                );
+            }
+        }
     }
 
     /// Everything after the last process.
