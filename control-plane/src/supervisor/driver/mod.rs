@@ -152,7 +152,7 @@ impl Supervisor {
     }
 
     /// Everything after the last process.
-    async fn end(self, code: i32, drains: &Drains) -> Ended {
+    async fn end(mut self, code: i32, drains: &Drains) -> Ended {
         let grace = self.machine.plan().grace_period();
         let clean_up = clean_up(
             self.shutdown_began
@@ -170,11 +170,20 @@ impl Supervisor {
         for line in report(&self.status.borrow().shutdown) {
             tracing::info!("{line}");
         }
-        // What outlived its process is killed, then the last output is awaited; what is left is for the control plane.
+        // What outlived its process is killed, then the last output is awaited, as long as there is time; what is left is for the
+        // control plane.
         self.children.sweep(clean_up / 4).await;
         drains.release().await;
         drains.keep_run(None).await;
-        self.output.flush(clean_up / 4).await;
+        let written = Instant::now();
+        let spare = self.shutdown_began.map(|began| began + grace);
+        let spare = spare.and_then(|end| end.checked_sub(defaults::CLEAN_UP));
+        let signals = &mut self.signals;
+        // Nothing is left that a signal could stop but this wait.
+        let unwanted = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
+        let by = (written + clean_up / 4).max(spare.unwrap_or(written));
+        self.output.finish(by, unwanted).await;
+        let until = until.max((Instant::now() + defaults::CLEAN_UP).min(until + written.elapsed()));
         Ended { code, until, verdict }
     }
 
