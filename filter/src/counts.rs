@@ -53,6 +53,7 @@ pub struct Listener {
     started: Cell<u64>,
     marked: Cell<u64>,
     cut: Cell<u64>,
+    probes: Cell<u64>,
     /// `None` = not looked at yet.
     ports: RefCell<Option<Vec<u32>>>,
     carry: Cell<f64>,
@@ -110,6 +111,11 @@ impl Listener {
     /// Counts a request that Envoy cut.
     pub fn count_cut(&self) {
         self.cut.set(self.cut.get().saturating_add(1));
+    }
+
+    /// Counts a request that was a health probe.
+    pub fn count_probe(&self) {
+        self.probes.set(self.probes.get().saturating_add(1));
     }
 
     /// Whether the port of none of its connections has been looked at.
@@ -211,6 +217,7 @@ impl Listeners {
             started: listener.started.get(),
             marked: listener.marked.get(),
             cut: listener.cut.get(),
+            probes: listener.probes.get(),
             ports: listener
                 .ports
                 .try_borrow()

@@ -30,6 +30,8 @@ const PROCESS_KEY: &str = "ebb.process";
 /// Where they list themselves.
 const VMS_KEY: &str = "ebb.vms";
 const UPSTREAM_ADDRESS: &[u8] = b"upstream\0address";
+/// The `health_check` filter puts it on the response to every probe, also to those that it passes on.
+const PROBED: &str = "x-envoy-upstream-healthchecked-cluster";
 
 proxy_wasm::main! {{
     proxy_wasm::set_root_context(|id| Box::new(Root { id, host: HOST.with(Rc::clone), plugin: None }));
@@ -277,6 +279,10 @@ impl Look for Current {
         u32::try_from(i64::from_le_bytes(bytes)).ok()
     }
 
+    fn is_probe(&self) -> bool {
+        hostcalls::header(Headers::Response, PROBED).is_some()
+    }
+
     fn end_details(&self) -> Option<Vec<u8>> {
         hostcalls::property(b"response\0code_details")
     }
@@ -309,7 +315,7 @@ impl HttpContext for Stream {
         let Some(request) = &mut self.request else {
             return Filtering::Continue;
         };
-        let crossings = request.answered(&Current);
+        let crossings = request.answered(self.host.is_serving(), &Current);
         if self.host.is_serving() {
             return Filtering::Continue;
         }

@@ -48,6 +48,8 @@ pub trait Look {
     fn path(&self) -> Option<Vec<u8>>;
     /// The local port of its connection.
     fn port(&self) -> Option<u32>;
+    /// Whether Envoy's `health_check` filter takes the request for a health probe; only while its response headers arrive.
+    fn is_probe(&self) -> bool;
     /// How it ended, in Envoy's words (`response.code_details`); only where it ends.
     fn end_details(&self) -> Option<Vec<u8>>;
 }
@@ -144,9 +146,15 @@ impl Request {
         crossings
     }
 
-    /// Its response headers have come. An answer of Envoy's own comes from no endpoint.
-    pub fn answered(&mut self, look: &impl Look) -> Crossings {
-        self.answered = true;
+    /// Its response headers have come. An answer of Envoy's own comes from no endpoint. `serving`: nothing drains. Whether it
+    /// was a probe is looked at while something drains: only then does it matter who still comes.
+    pub fn answered(&mut self, serving: bool, look: &impl Look) -> Crossings {
+        let first = !std::mem::replace(&mut self.answered, true);
+        if let Some(in_flight) = self.in_flight.as_ref().filter(|_| first && !serving)
+            && look.is_probe()
+        {
+            in_flight.listener().count_probe();
+        }
         let mut crossings = Crossings::default();
         if let (
             Plugin::Listener {

@@ -2,32 +2,31 @@
 
 use std::time::Duration;
 
-use super::{Config, defaults, process::Process};
+use super::{Config, DrainTimes, defaults, process::Process};
 use crate::core::policy::Policy;
 
 /// What a drain must leave for requests to end, beside what it waits for in any case.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What a drain may take in a shutdown, or the sum that does not fit.
+/// What drains of a shutdown may take, or the sum that does not fit.
 ///
-/// An unset `[drain] timeout` becomes what the grace period leaves, at most the default.
+/// A `[drain] timeout` that is unset becomes what the grace period leaves.
 ///
 /// # Errors
-/// The arithmetic, if even the stop timeouts alone or the configured drain do not fit.
-pub(super) fn drain_timeout(config: &Config) -> Result<Duration, String> {
+/// The arithmetic, if even what is kept for the stops, or the configured drain with that, does not fit.
+pub(super) fn drain_times(config: &Config) -> Result<DrainTimes, String> {
     let grace = config.shutdown.grace_period;
-    let configured = config.drain.timeout;
     let policy = policy(config);
     // Without a grace period everything is killed at once: nothing has to fit.
-    if grace.is_zero() || longest(config, policy.timeout).total() <= grace {
-        return Ok(policy.timeout);
+    if grace.is_zero() {
+        return Ok(DrainTimes {
+            least: policy.timeout,
+            most: policy.timeout,
+        });
     }
-    let most = policy.timeout;
-    let least = policy.least() + SHORTEST_WAIT;
-    let smallest = if configured.is_some() {
-        most
-    } else {
-        least.min(most)
+    let (smallest, most) = match config.drain.timeout {
+        Some(timeout) => (timeout, timeout),
+        None => ((policy.least() + SHORTEST_WAIT).min(grace), grace),
     };
     let path = longest(config, smallest);
     if path.total() > grace {
@@ -43,7 +42,12 @@ pub(super) fn drain_timeout(config: &Config) -> Result<Duration, String> {
             too_long = middle;
         }
     }
-    Ok(milliseconds(fits))
+    let least = if smallest == most {
+        most
+    } else {
+        milliseconds(fits)
+    };
+    Ok(DrainTimes { least, most })
 }
 
 /// Every key has a value; one that is refused elsewhere has its default.
@@ -97,8 +101,7 @@ fn longest(config: &Config, drain: Duration) -> Path {
         if process.drain.is_none() && !announce.is_zero() {
             path.0.push(("announce".to_owned(), announce));
         }
-        path.0
-            .extend(chain(&config.processes, index, drain, &mut below).0);
+        path.0.extend(chain(config, index, drain, &mut below).0);
         if path.total() > longest.total() {
             longest = path;
         }
@@ -107,23 +110,25 @@ fn longest(config: &Config, drain: Duration) -> Path {
 }
 
 /// The longest chain that begins with this process. The graph has no cycle: it was refused before.
-fn chain(processes: &[Process], index: usize, drain: Duration, below: &mut [Option<Path>]) -> Path {
+fn chain(config: &Config, index: usize, drain: Duration, below: &mut [Option<Path>]) -> Path {
     if let Some(Some(known)) = below.get(index) {
         return known.clone();
     }
-    let Some(process) = processes.get(index) else {
+    let Some(process) = config.processes.get(index) else {
         return Path::default();
     };
     let mut path = Path::default();
     if process.drain.is_some() {
         path.0.push((format!("drain of {}", process.name), drain));
     }
-    path.0
-        .push((format!("stop of {}", process.name), process.stop.timeout));
+    let Process { name, stop, .. } = process;
+    let least = if stop.timeout.is_none() { " at least" } else { "" };
+    let kept = stop.kept(config.shutdown.grace_period);
+    path.0.push((format!("stop of {name}{least}"), kept));
     let rest = process
         .depends_on
         .iter()
-        .map(|dependency| chain(processes, *dependency, drain, below))
+        .map(|dependency| chain(config, *dependency, drain, below))
         .max_by_key(Path::total);
     path.0.extend(rest.unwrap_or_default().0);
     if let Some(slot) = below.get_mut(index) {
@@ -147,19 +152,20 @@ mod tests {
         assert!(
             problem.starts_with(
                 "12: shutdown.grace_period = \"20s\": too short: drain of router 15s + stop of router 5s + stop of \
-                 policy-engine 4s + stop of python-executor 4s + reserve 500ms = 28s 500ms, but the grace period is 20s"
+                 policy-engine at least 1s + stop of python-executor at least 1s + reserve 500ms = 22s 500ms, but the grace \
+                 period is 20s"
             ),
             "{problem}"
         );
-        let problems = parse(EXAMPLE, Some("28s")).expect_err("refused");
+        let problems = parse(EXAMPLE, Some("22s")).expect_err("refused");
         assert!(
             problems[0]
                 .to_string()
-                .starts_with(" EBB_GRACE_PERIOD = \"28s\": too short: "),
+                .starts_with(" EBB_GRACE_PERIOD = \"22s\": too short: "),
             "{}",
             problems[0]
         );
-        assert!(parse(EXAMPLE, Some("28500ms")).is_ok());
+        assert!(parse(EXAMPLE, Some("23s")).is_ok());
         assert!(parse(&short, Some("1m")).is_ok());
         assert!(parse(EXAMPLE, Some("soon")).is_err());
         assert!(
@@ -198,20 +204,50 @@ mod tests {
             ]
             .concat()
         };
-        let config = parse(&source(""), None).expect("accepted");
-        // (30 s - 0.5 s reserve - 2 x 4 s) / 2 drains.
-        assert_eq!(config.shutdown.drain_timeout, Duration::from_millis(10_750));
-        assert_eq!(config.drain.timeout, None);
-        let roomy = parse(&source(""), Some("10m")).expect("accepted");
-        assert_eq!(roomy.shutdown.drain_timeout, Policy::default().timeout);
-        let explicit = only(&source("[drain]\ntimeout = \"11s\"\n"));
+        let times = |source: &str, grace| parse(source, Some(grace)).expect("accepted").shutdown.drain;
+        // (30 s - 0.5 s reserve - 2 x 1.5 s) / 2 drains.
+        let both = times(&source(""), "30s");
+        assert_eq!(both.least, Duration::from_millis(13_250));
+        assert_eq!(
+            both.most,
+            Duration::from_secs(30),
+            "as much as the other does not need"
+        );
+        // What the file promises, and not the 30 s of other drains.
+        let roomy = times(&source(""), "10m");
+        assert_eq!(roomy.least, Duration::from_millis((600_000 - 500 - 8_000) / 2));
+        let explicit = only(&source("[drain]\ntimeout = \"14s\"\n"));
         assert!(
-            explicit.contains("drain of edge 11s + stop of edge 4s + drain of inner 11s"),
+            explicit.contains("drain of edge 14s + stop of edge at least 1s 500ms + drain of inner 14s"),
             "{explicit}"
         );
         assert!(
-            parse(&source(""), Some("9s")).is_err(),
+            parse(&source(""), Some("1s")).is_err(),
             "no room for a quiet period"
+        );
+    }
+
+    #[test]
+    fn a_stop_timeout_that_is_unset_is_lent_to_drains_and_one_that_is_set_is_not() {
+        let source = |stop: &str| {
+            [
+                named("proxy", &format!("drain = {{}}\ndepends_on = [\"app\"]\n{stop}")),
+                named("app", stop),
+            ]
+            .concat()
+        };
+        let least =
+            |stop: &str, grace| parse(&source(stop), Some(grace)).map(|config| config.shutdown.drain.least);
+        let ms = Duration::from_millis;
+        for (grace, lent) in [("5s", 4_000), ("10s", 8_500), ("30s", 26_500), ("10m", 591_500)] {
+            assert_eq!(least("", grace).expect("accepted"), ms(lent), "of {grace}");
+        }
+        let set = "stop = { timeout = \"4s\" }";
+        assert!(least(set, "5s").is_err());
+        assert_eq!(least(set, "10s").expect("accepted"), ms(1_500));
+        assert_eq!(
+            least("stop = { timeout = \"0s\" }", "10s").expect("accepted"),
+            ms(9_500)
         );
     }
 }

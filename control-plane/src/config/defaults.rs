@@ -17,6 +17,10 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
 pub const READY_INTERVAL: Duration = Duration::from_millis(100);
 /// `process.stop.timeout`: a chain of three with a drain of 15 s fits the usual 30 s.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(4);
+/// What is kept of an unset `process.stop.timeout` while drains may take the rest, as a share of the grace period.
+pub const STOP_SHARE: u32 = 20;
+/// The least that is kept of it: most processes end within some milliseconds of their signal.
+pub const STOP_LEAST: Duration = Duration::from_millis(250);
 /// `process.restart.backoff`.
 pub const RESTART_BACKOFF: Duration = Duration::from_millis(500);
 /// Waits between restarts double from the backoff up to this.

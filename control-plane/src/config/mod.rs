@@ -40,7 +40,7 @@ pub struct Config {
     /// `[control_plane]`.
     pub control_plane: ControlPlane,
     /// `[drain]`: what a drain that does not say otherwise does; the keys that the file sets. In a shutdown an unset
-    /// `timeout` is at most what the grace period leaves, and `on_timeout` is always `proceed`.
+    /// `timeout` is what the grace period leaves, and `on_timeout` is always `proceed`.
     pub drain: PolicyOverrides,
     /// `[[drain.for]]`: the same for drains of certain nodes or listeners, in the order of the file.
     pub drain_for: Vec<Special>,
@@ -86,8 +86,17 @@ pub enum State {
 pub struct Shutdown {
     /// Time until the orchestrator kills. Unset: 30 s. 0: do not wait, kill everything at once.
     pub grace_period: Duration,
-    /// What each drain of a shutdown may take, announcement included; computed, see [`Config::drain`].
-    pub drain_timeout: Duration,
+    /// What a drain of a shutdown may take, announcement included; computed, see [`Config::drain`].
+    pub drain: DrainTimes,
+}
+
+/// How long a drain of a shutdown may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainTimes {
+    /// Whatever else happens.
+    pub least: Duration,
+    /// Where what comes before it and after it leaves as much: `[drain] timeout`, or the grace period.
+    pub most: Duration,
 }
 
 /// Reads and validates a file. `grace_period` is the value of `EBB_GRACE_PERIOD`, which overrides the key of the file.
@@ -140,7 +149,10 @@ fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config 
         drain_for,
         shutdown: Shutdown {
             grace_period: defaults::GRACE_PERIOD,
-            drain_timeout: Policy::default().timeout,
+            drain: DrainTimes {
+                least: Policy::default().timeout,
+                most: Policy::default().timeout,
+            },
         },
         processes: graph::resolve(document, unresolved),
     };
@@ -173,8 +185,8 @@ fn read<'s>(document: &'s Document<'s>, grace_override: Option<&str>) -> Config 
     }
     // The sum means something only for a graph and durations that were accepted.
     if document.is_clean() {
-        match budget::drain_timeout(&config) {
-            Ok(timeout) => config.shutdown.drain_timeout = timeout,
+        match budget::drain_times(&config) {
+            Ok(times) => config.shutdown.drain = times,
             Err(message) => document.add(Problem { message, ..grace }),
         }
     }

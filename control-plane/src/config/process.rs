@@ -91,8 +91,26 @@ pub enum Check {
 pub struct Stop {
     /// Unset: the signal that Ebb received, or SIGTERM if it was none.
     pub signal: Option<Signal>,
-    /// From the signal to SIGKILL. Unset: 4 s. 0: SIGKILL at once, without another signal before it.
-    pub timeout: Duration,
+    /// From the signal to SIGKILL. Unset: 4 s, of which drains before it may take what [`Stop::kept`] does not keep. 0: SIGKILL
+    /// at once, without another signal before it.
+    pub timeout: Option<Duration>,
+}
+
+impl Stop {
+    /// From the signal to SIGKILL, where there is time for it.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(defaults::STOP_TIMEOUT)
+    }
+
+    /// What it has in any case, of a shutdown with this grace period: all of a timeout that is set. Nobody has asked for one that
+    /// is not, and few processes need it.
+    #[must_use]
+    pub fn kept(&self, grace_period: Duration) -> Duration {
+        let share = grace_period / defaults::STOP_SHARE;
+        self.timeout
+            .unwrap_or_else(|| share.clamp(defaults::STOP_LEAST, defaults::STOP_TIMEOUT))
+    }
 }
 
 /// What is drained before a process is stopped.
@@ -326,11 +344,11 @@ fn ready(mut section: Section<'_>) -> Option<Ready> {
 fn stop(section: Option<Section<'_>>) -> Stop {
     let mut stop = Stop {
         signal: None,
-        timeout: defaults::STOP_TIMEOUT,
+        timeout: None,
     };
     if let Some(mut section) = section {
         stop.signal = section.take("signal").map(|Text(SignalName(signal))| signal);
-        stop.timeout = duration(&mut section, "timeout").unwrap_or(stop.timeout);
+        stop.timeout = duration(&mut section, "timeout");
         section.finish();
     }
     stop

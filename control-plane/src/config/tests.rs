@@ -69,7 +69,9 @@ fn the_documented_example_is_read_as_it_says() {
     );
     assert_eq!(config.drain.timeout, Some(Duration::from_secs(15)));
     assert_eq!(config.drain.announce, None);
-    assert_eq!(config.shutdown.drain_timeout, Duration::from_secs(15));
+    let fifteen = Duration::from_secs(15);
+    let DrainTimes { least, most } = config.shutdown.drain;
+    assert_eq!((least, most), (fifteen, fifteen));
     let [router, policy, executor] = config.processes.as_slice() else {
         panic!("three processes");
     };
@@ -80,14 +82,14 @@ fn the_documented_example_is_read_as_it_says() {
     assert_eq!(ready.check, Check::Http(admin));
     assert_eq!(ready.interval, Duration::from_millis(100));
     assert_eq!(router.stop.signal, Some(Signal::SIGTERM));
-    assert_eq!(router.stop.timeout, Duration::from_secs(5));
+    assert_eq!(router.stop.timeout, Some(Duration::from_secs(5)));
     assert_eq!(router.drain.as_ref().expect("drain").listeners, ["ingress"]);
     assert_eq!(policy.gate, ["127.0.0.1:9002".parse().unwrap()]);
     assert_eq!(
         policy.stop,
         Stop {
             signal: None,
-            timeout: defaults::STOP_TIMEOUT
+            timeout: None
         }
     );
     let restart = Restart::OnFailure {
@@ -214,8 +216,8 @@ fn unset_and_zero_differ() {
     };
     assert_eq!(limit("restart = { when = \"on-failure\" }"), None);
     assert_eq!(limit("restart = { when = \"on-failure\", limit = 0 }"), Some(0));
-    assert_eq!(process("").stop.timeout, defaults::STOP_TIMEOUT);
-    assert_eq!(process("stop = { timeout = 0 }").stop.timeout, Duration::ZERO);
+    assert_eq!(process("").stop.timeout(), defaults::STOP_TIMEOUT);
+    assert_eq!(process("stop = { timeout = 0 }").stop.timeout(), Duration::ZERO);
 }
 
 #[test]

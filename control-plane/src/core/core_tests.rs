@@ -170,6 +170,7 @@ impl World {
                 upstreams: Vec::new(),
             },
             overrides,
+            of_a_stop: false,
         };
         let (id, effects) = self.core.start(request, self.now)?;
         self.take(effects);

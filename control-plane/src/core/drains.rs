@@ -34,6 +34,8 @@ pub struct StartRequest {
     pub scope: Scope,
     /// The keys of the policy that the caller set.
     pub overrides: PolicyOverrides,
+    /// Whether the listeners are closed and their process is stopped when it ends.
+    pub of_a_stop: bool,
 }
 
 impl Core {
@@ -63,7 +65,10 @@ impl Core {
         self.check_scope(&request.scope, policy.evidence)?;
 
         let sequence = self.drains.last_key_value().map_or(1, |(last, _)| last + 1);
-        let (machine, effects) = Machine::start(policy, request.scope.hold(), now.instant);
+        let (mut machine, effects) = Machine::start(policy, request.scope.hold(), now.instant);
+        if request.of_a_stop {
+            machine = machine.of_a_stop();
+        }
         let mut tally = Tally::new(machine.policy().evidence);
         for (epoch, reporter) in self
             .fleet
@@ -218,6 +223,9 @@ impl Core {
         };
         let effects = drain.machine.handle(event, now.instant);
         drain.warn_of_upstream();
+        if let Some(why) = drain.machine.why_never_quiet() {
+            drain.warn(why);
+        }
         self.carry_out(sequence, effects, now, out);
     }
 

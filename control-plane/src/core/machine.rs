@@ -9,6 +9,8 @@
 //!                               '-'  a request came and went '--nothing owed-- Settling <---'
 //!                               ^-----------------------------------------------'
 //!
+//!   Quiet --something in flight--> Draining --nothing again, soon, and no request came--> Quiet, where it was: a health probe
+//!
 //!   any state but Ended: the deadline passes -> Ended(timed out); cancel -> Ended(cancelled)
 //!   Ended(drained) is Ended(cut) where an Envoy ended with requests in flight meanwhile.
 //!   Ended(drained | cut | timed out) holds until it is released: by a cancel, because nobody is left to hold, or because a later
@@ -22,18 +24,22 @@
 //!
 //! Nothing in here reads a clock, waits or does I/O: time comes in as `now`, work goes out as [`Effect`]s.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ebb_proto::v1;
 use serde::{Deserialize, Serialize};
 
 use super::{
     policy::{Evidence, OnTimeout, Policy},
     settling::Owed,
 };
-use quiet::Stage;
+use quiet::{Interrupted, Stage};
 
+mod arrivals;
 mod quiet;
+mod standing;
+
+pub use arrivals::ARRIVALS_WITHIN;
+use arrivals::Arrivals;
 
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +87,7 @@ enum State {
 pub struct Observation {
     /// Requests in flight, of the reporters that are known.
     pub in_flight: u64,
-    /// Requests that have begun since the drain did; only ever compared with itself.
+    /// Requests that have begun since the drain did, without health probes; only ever compared with itself.
     pub arrivals: u64,
     /// Reporters whose count is not known.
     pub unknown: usize,
@@ -133,6 +139,10 @@ pub struct Machine {
     in_flight: u64,
     /// Requests known to be cut when last observed.
     cut: u64,
+    /// Who still comes.
+    arrivals: Arrivals,
+    /// The quiet that something in flight has interrupted.
+    interrupted: Option<Interrupted>,
     state: State,
 }
 
@@ -147,6 +157,8 @@ impl Machine {
             closing_since: None,
             in_flight: 0,
             cut: 0,
+            arrivals: Arrivals::default(),
+            interrupted: None,
             state: State::Announced,
         };
         let mut effects = machine.handle(Event::Tick, now);
@@ -171,6 +183,8 @@ impl Machine {
             closing_since,
             in_flight: 0,
             cut: 0,
+            arrivals: Arrivals::default(),
+            interrupted: None,
             state,
         }
     }
@@ -191,6 +205,8 @@ impl Machine {
             closing_since,
             in_flight: 0,
             cut: 0,
+            arrivals: Arrivals::default(),
+            interrupted: None,
             state: State::Ended { outcome, at, hold },
         }
     }
@@ -254,17 +270,24 @@ impl Machine {
 
     fn observed(&mut self, seen: Observation, state: State, now: Instant) -> Vec<Effect> {
         (self.in_flight, self.cut) = (seen.in_flight, seen.cut);
-        let nothing = seen.in_flight == 0 && seen.unknown == 0 && seen.owed.sessions == 0;
+        let nothing = seen.in_flight == 0 && seen.may_be_probes();
         let zero = nothing && self.policy.evidence != Evidence::Delay;
+        if seen.unknown == 0 && !matches!(state, State::Announced | State::Ended { .. }) {
+            self.arrivals.everybody_told(now);
+        }
         match state {
             State::Announced | State::Ended { .. } => Vec::new(),
-            State::Draining if zero => self.quiet(seen, now, vec![Effect::Changed]),
-            State::Draining => Vec::new(),
+            State::Draining if zero => self.quiet_again(seen, now),
+            State::Draining => {
+                self.interrupted = self.interrupted.filter(|_| seen.may_be_probes());
+                Vec::new()
+            }
             State::Quiet { .. } if !zero => {
+                self.interrupted = self.interrupt(seen, now);
                 self.state = State::Draining;
                 vec![Effect::Changed]
             }
-            State::Quiet { arrivals, .. } if arrivals != seen.arrivals => self.quiet(seen, now, Vec::new()),
+            State::Quiet { arrivals, .. } if arrivals != seen.arrivals => self.arrived(seen, now),
             State::Quiet { since, stage, .. } => self.still(stage, since, seen, now),
         }
     }
@@ -344,51 +367,6 @@ impl Machine {
         match self.state {
             State::Ended { outcome, hold, .. } => Some((outcome, hold)),
             _ => None,
-        }
-    }
-
-    /// Whether it has ended.
-    pub fn is_ended(&self) -> bool {
-        matches!(self.state, State::Ended { .. })
-    }
-
-    /// Whether it had ended at a time.
-    pub fn has_ended_by(&self, then: Instant) -> bool {
-        matches!(self.state, State::Ended { at, .. } if at <= then)
-    }
-
-    /// From its start until now, or until its end.
-    pub fn elapsed(&self, now: Instant) -> Duration {
-        let until = if let State::Ended { at, .. } = self.state {
-            at
-        } else {
-            now
-        };
-        until.saturating_duration_since(self.started)
-    }
-
-    /// Where it stands, in the words of the wire.
-    pub fn phase(&self) -> v1::Phase {
-        match self.state {
-            State::Announced => v1::Phase::Announced,
-            State::Draining => v1::Phase::Draining,
-            State::Quiet { .. } => v1::Phase::Quiet,
-            State::Ended {
-                outcome: Outcome::Drained,
-                ..
-            } => v1::Phase::Drained,
-            State::Ended {
-                outcome: Outcome::TimedOut,
-                ..
-            } => v1::Phase::TimedOut,
-            State::Ended {
-                outcome: Outcome::Cancelled,
-                ..
-            } => v1::Phase::Cancelled,
-            State::Ended {
-                outcome: Outcome::Cut,
-                ..
-            } => v1::Phase::Cut,
         }
     }
 }

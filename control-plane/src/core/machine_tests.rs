@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use ebb_proto::v1;
+
 use super::*;
 use crate::core::settling::UPSTREAM_WITHIN;
 
@@ -463,6 +467,8 @@ mod property {
             let (mut machine, _) = Machine::start(policy.clone(), Hold::Holding, start);
             let (mut now, mut arrivals) = (start, 0);
             let mut zero_since: Option<Instant> = None;
+            // Since when it was zero before, when that ended, and the arrivals until then: what comes and is no arrival is a probe.
+            let mut probed: Option<(Instant, Instant, u64)> = None;
             for step in steps {
                 let before = machine.outcome();
                 let mut last = None;
@@ -472,14 +478,18 @@ mod property {
                         machine.handle(Event::Tick, now);
                     }
                     Step::See { in_flight, new, unknown, unconfirmed, owed } => {
+                        let arrived = arrivals;
                         arrivals += new;
                         let seen = Observation { in_flight, arrivals, unknown, unconfirmed, owed, cut: 0 };
                         last = Some(seen);
                         machine.handle(Event::Observed(seen), now);
                         if in_flight > 0 || unknown > 0 || owed.sessions > 0 {
-                            zero_since = None;
+                            let since = zero_since.take().filter(|_| machine.closing_since().is_some());
+                            probed = probed.or(since.map(|since| (since, now, arrived)));
+                            probed = probed.filter(|_| unknown == 0 && owed.sessions == 0);
                         } else if zero_since.is_none() || new > 0 {
-                            zero_since = Some(now);
+                            let brief = probed.take().filter(|(_, at, before)| now <= *at + quiet && *before == arrivals);
+                            zero_since = Some(brief.map_or(now, |(since, ..)| since));
                         }
                     }
                     Step::Cancel => {
@@ -539,3 +549,6 @@ fn a_drain_whose_envoy_ended_with_requests_in_flight_ends_as_cut() {
     late.handle(Event::Tick, start + TIMEOUT);
     assert_eq!(late.phase(), v1::Phase::TimedOut, "something is left");
 }
+
+#[path = "machine/arrivals_tests.rs"]
+mod arrivals;

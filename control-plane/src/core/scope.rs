@@ -11,6 +11,8 @@ pub(super) struct Said<'a> {
     pub(super) name: &'a str,
     pub(super) in_flight: u64,
     pub(super) started: u64,
+    /// Of those, health probes.
+    pub(super) probes: u64,
     pub(super) marked: u64,
     pub(super) cut: u64,
     /// Of those, since the report before.
@@ -119,6 +121,7 @@ impl Scope {
                 name: &said.address,
                 in_flight: said.in_flight,
                 started: said.started,
+                probes: 0,
                 marked: 0,
                 cut: said.cut,
                 cut_lately: lately.upstreams.get(&said.address).copied().unwrap_or(0),
@@ -132,6 +135,7 @@ impl Scope {
                 name: &said.name,
                 in_flight: said.in_flight,
                 started: said.started,
+                probes: said.probes,
                 marked: said.marked,
                 cut: said.cut,
                 cut_lately: lately.listeners.get(&said.name).copied().unwrap_or(0),

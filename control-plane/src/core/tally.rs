@@ -33,10 +33,12 @@ pub(super) const MOST: u64 = 1 << 40;
 struct Count {
     in_flight: u64,
     started: u64,
+    probes: u64,
     marked: u64,
     cut: u64,
     /// Requests that had ended before: `started - in_flight` of the first report.
     base: u64,
+    probes_base: u64,
     marked_base: u64,
     cut_base: u64,
 }
@@ -78,8 +80,12 @@ impl Member {
         }
     }
 
+    /// Requests that have begun during the drain. A load balancer goes on probing whatever is told to clients.
     fn arrivals(&self) -> u64 {
-        let arrived = |count: &Count| count.started.wrapping_sub(count.base);
+        let arrived = |count: &Count| {
+            let probes = count.probes.wrapping_sub(count.probes_base);
+            count.started.wrapping_sub(count.base).wrapping_sub(probes)
+        };
         self.counts.values().map(arrived).fold(0, u64::wrapping_add)
     }
 }
@@ -213,6 +219,7 @@ impl Tally {
             for said in scope.counts(reporter) {
                 let first = Count {
                     base: said.started.saturating_sub(said.in_flight),
+                    probes_base: said.probes,
                     marked_base: said.marked,
                     // A cut may come with the first answer: the one before it may have been passed over.
                     cut_base: said.cut.saturating_sub(said.cut_lately),
@@ -221,7 +228,7 @@ impl Tally {
                 let count = member.counts.entry(said.name.to_owned()).or_insert(first);
                 let before = count.ended();
                 (count.in_flight, count.started) = (said.in_flight, said.started);
-                (count.marked, count.cut) = (said.marked, said.cut);
+                (count.probes, count.marked, count.cut) = (said.probes, said.marked, said.cut);
                 self.ended.add(&member.node, said.name, before, count.ended());
                 gone.retain(|other| other != said.name);
             }

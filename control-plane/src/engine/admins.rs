@@ -92,7 +92,7 @@ async fn read(admin: &Admin, names: bool) -> Result<Reading, AdminError> {
     let in_flight = admin.in_flight_by_listener().await?;
     // What has begun matters only where nothing is in flight, and counters are many more than gauges to look through.
     let begun = if in_flight.values().any(|count| *count == 0) {
-        admin.begun_by_listener().await?
+        admin.answered_by_listener().await?
     } else {
         BTreeMap::new()
     };

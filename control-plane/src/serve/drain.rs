@@ -76,6 +76,7 @@ impl DrainService for Drains {
             request_id: request.request_id,
             scope: request.scope.unwrap_or_default().into(),
             overrides,
+            of_a_stop: false,
         };
         let drain = self.engine.start_drain(start).await.map_err(gone)??;
         Ok(Response::new(v1::StartDrainResponse { drain: Some(drain) }))

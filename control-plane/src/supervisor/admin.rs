@@ -146,12 +146,13 @@ impl Admin {
         self.by_listener("Gauges", "downstream_rq_active").await
     }
 
-    /// Requests ever begun by `stat_prefix`, as [`Admin::in_flight_by_listener`].
+    /// Requests ever answered by `stat_prefix`, as [`Admin::in_flight_by_listener`], without health probes: with those in
+    /// flight they are all that ever began, but for what a client took back.
     ///
     /// # Errors
     /// [`AdminError`].
-    pub async fn begun_by_listener(&self) -> Result<BTreeMap<String, u64>, AdminError> {
-        self.by_listener("Counters", "downstream_rq_total").await
+    pub async fn answered_by_listener(&self) -> Result<BTreeMap<String, u64>, AdminError> {
+        self.by_listener("Counters", "downstream_rq_completed").await
     }
 
     async fn by_listener(&self, kind: &str, suffix: &str) -> Result<BTreeMap<String, u64>, AdminError> {
@@ -333,12 +334,12 @@ mod tests {
 
     #[tokio::test]
     async fn requests_ever_begun_are_counters() {
-        let answer = "HTTP/1.1 200 OK\r\n\r\n{\"stats\":[{\"name\":\"http.admin.downstream_rq_total\",\"value\":9},\
-                      {\"name\":\"http.a.b.downstream_rq_total\",\"value\":2}]}";
+        let answer = "HTTP/1.1 200 OK\r\n\r\n{\"stats\":[{\"name\":\"http.admin.downstream_rq_completed\",\"value\":9},\
+                      {\"name\":\"http.a.b.downstream_rq_completed\",\"value\":2}]}";
         let (_directory, admin, served) = answering(answer).await;
-        let begun = admin.begun_by_listener().await.expect("answered");
+        let begun = admin.answered_by_listener().await.expect("answered");
         assert_eq!(begun, BTreeMap::from([("a.b".to_owned(), 2)]));
-        let path = "GET /stats?format=json&type=Counters&filter=%5Ehttp%5C..*%5C.downstream_rq_total%24 ";
+        let path = "GET /stats?format=json&type=Counters&filter=%5Ehttp%5C..*%5C.downstream_rq_completed%24 ";
         assert!(served.await.expect("served").starts_with(path));
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     core::{
         drains::StartRequest,
-        policy::{OnTimeout, Policy, PolicyOverrides, Tcp},
+        policy::{MAX_KEY, OnTimeout, Policy, PolicyOverrides, Tcp},
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -89,6 +89,7 @@ impl Drains {
             }
             .into(),
             overrides: policy(&request, &self.policy),
+            of_a_stop: true,
         };
         let gone = |Gone| Gone.to_string();
         let started = self.engine.start_drain(start).await.map_err(gone)?;
@@ -207,7 +208,7 @@ fn fresh_ids(process: &str) -> (String, String) {
 
 /// A shutdown always proceeds, and takes what time is left.
 fn policy(request: &DrainRequest, configured: &Policy) -> PolicyOverrides {
-    let timeout = request.timeout.saturating_sub(ANSWER_WITHIN);
+    let timeout = request.timeout.saturating_sub(ANSWER_WITHIN).min(MAX_KEY);
     // Where less time is left than was planned, the announcement and what comes after it still have to fit.
     PolicyOverrides {
         announce: Some(request.announce.min(timeout / 2)),
@@ -229,7 +230,7 @@ fn is_over(drain: &v1::Drain) -> bool {
 fn outcome(drain: &v1::Drain, remains: &Remains) -> Option<DrainOutcome> {
     match drain.phase() {
         Phase::Drained => Some(DrainOutcome::Drained),
-        Phase::TimedOut => Some(DrainOutcome::TimedOut(timed_out(remains))),
+        Phase::TimedOut => Some(DrainOutcome::TimedOut(timed_out(drain, remains))),
         Phase::Cancelled => Some(DrainOutcome::Cancelled),
         Phase::Cut => Some(DrainOutcome::Cut(drain.cut)),
         Phase::Unspecified | Phase::Announced | Phase::Draining | Phase::Quiet => None,
@@ -237,11 +238,16 @@ fn outcome(drain: &v1::Drain, remains: &Remains) -> Option<DrainOutcome> {
 }
 
 /// In words, what a drain that ended in the state of this view had left.
-fn timed_out(remains: &Remains) -> String {
-    match remains.text() {
-        text if text.is_empty() => "nothing was left, but it was not yet quiet for long enough".to_owned(),
-        text => text,
+fn timed_out(drain: &v1::Drain, remains: &Remains) -> String {
+    let text = remains.text();
+    if !text.is_empty() {
+        return text;
     }
+    let nothing = "nothing was left";
+    let why = drain.warnings.iter().find(|warning| warning.starts_with(nothing));
+    why.cloned().unwrap_or_else(|| {
+        format!("{nothing}, but it was not yet quiet for long enough: make drain.quiet_period shorter, or the time for it longer")
+    })
 }
 
 #[cfg(test)]
@@ -328,7 +334,16 @@ mod tests {
         drain.outstanding = None;
         assert_eq!(
             text(&drain),
-            "drain timed out: nothing was left, but it was not yet quiet for long enough"
+            "drain timed out: nothing was left, but it was not yet quiet for long enough: make drain.quiet_period shorter, or the \
+             time for it longer"
+        );
+        drain.warnings = vec![
+            "other".to_owned(),
+            "nothing was left, but requests kept arriving".to_owned(),
+        ];
+        assert_eq!(
+            text(&drain),
+            "drain timed out: nothing was left, but requests kept arriving"
         );
     }
 }

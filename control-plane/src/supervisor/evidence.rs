@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     address::Address,
-    core::{policy::Policy, settling::UPSTREAM_WITHIN},
+    core::{machine::ARRIVALS_WITHIN, policy::Policy, settling::UPSTREAM_WITHIN},
 };
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
@@ -91,13 +91,17 @@ pub async fn admin_quiet(admin: &Admin, envoy: &Envoy) {
     until_quiet(quiet_period, &Left::default(), || envoy.owes(admin)).await;
 }
 
-/// Waits until the count has been 0, and nothing has arrived, for the quiet period. A count that is not known is not 0.
+/// Waits until the count has been 0, and nothing has arrived, for the quiet period. A count that is not known is not 0. Where
+/// arrivals are counted they matter for [`ARRIVALS_WITHIN`]: what comes after this wait turns away whoever still comes.
 async fn until_quiet<F>(quiet_period: Duration, left: &Left, mut count: impl FnMut() -> F)
 where
     F: Future<Output = Result<Count, String>>,
 {
     /// Since when, and the requests that had begun by then.
     struct Quiet(Instant, Option<u64>);
+    let end_of_arrivals = Instant::now() + ARRIVALS_WITHIN.max(quiet_period * 2);
+    let mut counts_arrivals = false;
+    let mut busy_since = None;
     let mut quiet: Option<Quiet> = None;
     let mut upstream_since = None;
     loop {
@@ -107,15 +111,21 @@ where
             Ok(Count { remains, begun }) => {
                 upstream_since = remains.is_its_own().then(|| upstream_since.unwrap_or(now));
                 let given_up = upstream_since.is_some_and(|since| now - since >= UPSTREAM_WITHIN);
+                counts_arrivals |= begun.is_some();
+                let turned_away = counts_arrivals && now >= end_of_arrivals;
                 if remains.is_nothing() || given_up {
-                    let before = quiet.take().filter(|Quiet(_, before)| *before == begun);
+                    busy_since = None;
+                    let before = quiet
+                        .take()
+                        .filter(|Quiet(_, before)| turned_away || *before == begun);
                     let Quiet(since, _) = quiet.insert(before.unwrap_or(Quiet(now, begun)));
                     if now - *since >= quiet_period {
                         return;
                     }
                     left.say("nothing, but it was not yet quiet for long enough", remains);
                 } else {
-                    quiet = None;
+                    let busy = now - *busy_since.get_or_insert(now);
+                    quiet = quiet.filter(|_| turned_away && busy < quiet_period);
                     left.set(remains);
                 }
             }

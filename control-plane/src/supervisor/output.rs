@@ -1,20 +1,25 @@
 //! What children print: passed through line by line, with the name of the process before each line, or as JSON.
 
+mod pump;
+
 use std::{
     io::{self, Write},
     os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use serde::Serialize;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
     net::unix::pipe,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-/// A longer line is passed on in parts, in bytes.
-const LINE_MAX: usize = 64 * 1024;
+use self::pump::{Pump, Until};
 
 /// Lines that may wait for a slow reader; beyond it the children wait, as they would without Ebb.
 const QUEUE: usize = 1024;
@@ -38,18 +43,45 @@ pub enum Stream {
     Stderr,
 }
 
+/// From here on whoever looks at the log should know why it is not over yet.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+
+/// Who has read nothing for this long has stalled, and is not waited for any longer.
+const STALLED: Duration = Duration::from_secs(5);
+
+/// So much is written at once, in bytes, that it shows whether somebody still reads.
+const CHUNK: usize = 4096;
+
+/// How long lines that nobody will read may take to be counted.
+const COUNT_WITHIN: Duration = Duration::from_millis(100);
+
 /// Passes the output of children through.
 #[derive(Debug)]
 pub struct Output {
     format: OutputFormat,
     stdout: Writer,
     stderr: Writer,
+    /// What the pipes of children are read for.
+    until: watch::Sender<Until>,
 }
 
 #[derive(Debug)]
 struct Writer {
+    name: &'static str,
     lines: mpsc::Sender<Vec<u8>>,
+    ledger: Arc<Ledger>,
     done: oneshot::Receiver<()>,
+}
+
+/// What has become of the lines for one of Ebb's own outputs.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Read from a child.
+    read: AtomicU64,
+    /// Written as a whole.
+    written: AtomicU64,
+    /// Bytes that were written.
+    bytes: AtomicU64,
 }
 
 #[derive(Serialize)]
@@ -65,86 +97,153 @@ impl Output {
     /// # Errors
     /// No thread can be started.
     pub fn new(format: OutputFormat) -> io::Result<Self> {
+        Self::to(format, io::stdout(), io::stderr())
+    }
+
+    fn to(
+        format: OutputFormat,
+        stdout: impl Write + Send + 'static,
+        stderr: impl Write + Send + 'static,
+    ) -> io::Result<Self> {
         Ok(Self {
             format,
-            stdout: Writer::new("stdout", io::stdout())?,
-            stderr: Writer::new("stderr", io::stderr())?,
+            stdout: Writer::new("stdout", stdout)?,
+            stderr: Writer::new("stderr", stderr)?,
+            until: watch::Sender::new(Until::TheEnd),
         })
     }
 
     /// Passes one pipe of a child on until its end.
     pub fn pass(&self, process: &str, stream: Stream, pipe: impl Into<OwnedFd>) {
-        let lines = match stream {
-            Stream::Stdout => self.stdout.lines.clone(),
-            Stream::Stderr => self.stderr.lines.clone(),
+        let writer = match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        };
+        let pump = Pump {
+            lines: writer.lines.clone(),
+            ledger: writer.ledger.clone(),
+            until: self.until.subscribe(),
         };
         let (process, format) = (process.to_owned(), self.format);
         match pipe::Receiver::from_owned_fd(pipe.into()) {
             Ok(pipe) => {
                 tokio::spawn(async move {
                     // An error is the end as well.
-                    let _ = pump(pipe, lines, |line| render(format, &process, stream, line)).await;
+                    let _ = pump
+                        .run(pipe, |line| render(format, &process, stream, line))
+                        .await;
                 });
             }
             Err(error) => tracing::warn!(process, %error, "cannot read its output"),
         }
     }
 
-    /// Waits until all that was printed is written, at most this long.
-    pub async fn flush(self, within: Duration) {
-        let Self { stdout, stderr, .. } = self;
-        drop((stdout.lines, stderr.lines));
-        let both = async { tokio::join!(stdout.done, stderr.done) };
-        // Who keeps the pipe open, or does not read ours, is not waited for any longer.
-        let _ = tokio::time::timeout(within, both).await;
+    /// Writes what children that are gone have printed: until that is done, at most until `deadline`, and not after `unwanted`,
+    /// nor for a reader that has stalled. What is dropped is counted in a warning.
+    pub async fn finish(self, deadline: std::time::Instant, unwanted: impl Future<Output = ()>) {
+        let Self {
+            mut stdout,
+            mut stderr,
+            until,
+            ..
+        } = self;
+        // Who keeps a pipe open and prints nothing is not waited for.
+        until.send_replace(Until::ItIsEmpty);
+        let ledgers = [stdout.ledger.clone(), stderr.ledger.clone()];
+        let writers = [&mut stdout, &mut stderr];
+        let mut done = Vec::new();
+        for writer in writers {
+            // The pumps have their own.
+            writer.lines = mpsc::channel(1).0;
+            done.push(&mut writer.done);
+        }
+        let written = async {
+            for done in done {
+                // An error is the end of the thread, too.
+                let _ = done.await;
+            }
+        };
+        let say = async {
+            sleep(SAY_AFTER).await;
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            tracing::info!("waiting at most {left:.1?} for what processes printed to be read");
+            std::future::pending::<()>().await;
+        };
+        let stalled = async {
+            let written = || -> u64 {
+                ledgers
+                    .iter()
+                    .map(|ledger| ledger.bytes.load(Ordering::Relaxed))
+                    .sum()
+            };
+            let mut before = written();
+            loop {
+                sleep(STALLED).await;
+                let now = written();
+                if std::mem::replace(&mut before, now) == now {
+                    return;
+                }
+            }
+        };
+        let complete = tokio::select! {
+            done = timeout_at(Instant::from_std(deadline), written) => done.is_ok(),
+            () = unwanted => false,
+            () = stalled => false,
+            () = say => false,
+        };
+        if !complete {
+            until.send_replace(Until::Counted);
+            // Whoever still reads a pipe has a receiver.
+            let _ = timeout(COUNT_WITHIN, until.closed()).await;
+        }
+        for writer in [&stdout, &stderr] {
+            let dropped = writer.ledger.dropped();
+            if dropped > 0 {
+                tracing::warn!(
+                    "{dropped} lines that processes printed are lost: nobody read {} in time",
+                    writer.name
+                );
+            }
+        }
+    }
+}
+
+impl Ledger {
+    fn dropped(&self) -> u64 {
+        let written = self.written.load(Ordering::Relaxed);
+        self.read.load(Ordering::Relaxed).saturating_sub(written)
     }
 }
 
 impl Writer {
     /// A thread of its own: writing to a pipe that nobody reads may block for ever.
-    fn new(name: &str, mut target: impl Write + Send + 'static) -> io::Result<Self> {
+    fn new(name: &'static str, mut target: impl Write + Send + 'static) -> io::Result<Self> {
         let (lines, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
         let (finished, done) = oneshot::channel();
+        let ledger = Arc::new(Ledger::default());
+        let account = ledger.clone();
         std::thread::Builder::new()
             .name(format!("ebb-{name}"))
             .spawn(move || {
                 while let Some(line) = queue.blocking_recv() {
                     // With nobody left to read it, output is thrown away: the processes go on.
-                    let _ = target.write_all(&line).and_then(|()| target.flush());
+                    let written = line.chunks(CHUNK).try_for_each(|chunk| {
+                        target.write_all(chunk).and_then(|()| target.flush())?;
+                        account.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                        io::Result::Ok(())
+                    });
+                    if written.is_ok() {
+                        account.written.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 let _ = finished.send(());
             })?;
-        Ok(Self { lines, done })
-    }
-}
-
-async fn pump(
-    pipe: pipe::Receiver,
-    lines: mpsc::Sender<Vec<u8>>,
-    render: impl Fn(&[u8]) -> Vec<u8>,
-) -> io::Result<()> {
-    let mut reader = BufReader::with_capacity(LINE_MAX, pipe);
-    let mut line = Vec::new();
-    loop {
-        let chunk = reader.fill_buf().await?;
-        let room = LINE_MAX - line.len();
-        let (taken, complete) = match chunk.iter().take(room).position(|byte| *byte == b'\n') {
-            Some(end) => (end + 1, true),
-            None => (chunk.len().min(room), chunk.len() >= room),
-        };
-        let ended = taken == 0;
-        line.extend(chunk.iter().take(taken));
-        reader.consume(taken);
-        if (complete || ended) && !line.is_empty() {
-            let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            if lines.send(render(text)).await.is_err() {
-                return Ok(());
-            }
-            line.clear();
-        }
-        if ended {
-            return Ok(());
-        }
+        Ok(Self {
+            name,
+            lines,
+            ledger,
+            done,
+        })
     }
 }
 
@@ -172,41 +271,7 @@ fn render(format: OutputFormat, process: &str, stream: Stream, line: &[u8]) -> V
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
-
-    async fn pumped(written: Vec<u8>) -> Vec<Vec<u8>> {
-        let (reader, mut writer) = io::pipe().expect("pipe");
-        let (lines, mut queue) = mpsc::channel(QUEUE);
-        let feed = std::thread::spawn(move || writer.write_all(&written));
-        let pipe = pipe::Receiver::from_owned_fd(reader.into()).expect("receiver");
-        pump(pipe, lines, <[u8]>::to_vec).await.expect("pumped");
-        feed.join().expect("joined").expect("written");
-        let mut all = Vec::new();
-        while let Some(line) = queue.recv().await {
-            all.push(line);
-        }
-        all
-    }
-
-    #[tokio::test]
-    async fn lines_are_whole_and_the_last_needs_no_end() {
-        let all = pumped(b"one\n\ntwo\nthree".to_vec()).await;
-        assert_eq!(
-            all,
-            [b"one".to_vec(), b"".to_vec(), b"two".to_vec(), b"three".to_vec()]
-        );
-    }
-
-    #[tokio::test]
-    async fn an_endless_line_comes_in_parts_and_in_bounded_memory() {
-        let all = pumped(vec![b'x'; 3 * LINE_MAX + 5]).await;
-        assert_eq!(
-            all.iter().map(Vec::len).collect::<Vec<_>>(),
-            [LINE_MAX, LINE_MAX, LINE_MAX, 5]
-        );
-    }
 
     #[test]
     fn a_line_names_its_process() {
@@ -218,5 +283,43 @@ mod tests {
             json,
             "{\"process\":\"router\",\"stream\":\"stderr\",\"line\":\"say \\\"\u{fffd}\\\"\"}\n"
         );
+    }
+
+    /// Passes on what was written to a pipe that stays open, to a reader of which `reads` bytes are left, and returns how many
+    /// lines are lost.
+    async fn lost(lines: usize, reads: usize) -> u64 {
+        struct Reader(usize);
+        impl Write for Reader {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                while self.0 < bytes.len() {
+                    std::thread::park();
+                }
+                self.0 -= bytes.len();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let output = Output::to(OutputFormat::Text, Reader(reads), io::sink()).expect("threads");
+        let ledger = output.stdout.ledger.clone();
+        let (reader, mut writer) = io::pipe().expect("pipe");
+        writer
+            .write_all("12345\n".repeat(lines).as_bytes())
+            .expect("written");
+        output.pass("p", Stream::Stdout, reader);
+        let deadline = std::time::Instant::now() + Duration::from_millis(500);
+        output.finish(deadline, std::future::pending()).await;
+        drop(writer);
+        ledger.dropped()
+    }
+
+    #[tokio::test]
+    async fn what_is_read_late_is_written_and_what_is_not_read_is_counted() {
+        // Of a pipe that somebody keeps open nobody waits for the end.
+        assert_eq!(lost(10_000, usize::MAX).await, 0);
+        // `p | 12345` and its end.
+        assert_eq!(lost(5_000, 10 * 1_500).await, 3_500);
+        assert_eq!(lost(10, 0).await, 10);
     }
 }

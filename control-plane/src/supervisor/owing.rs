@@ -44,7 +44,7 @@ impl Envoy {
         if in_flight > 0 {
             return Ok(Remains::by_envoy(in_flight).into());
         }
-        let begun = admin.begun_by_listener().await;
+        let begun = admin.answered_by_listener().await;
         let begun = begun.map_err(|error| error.to_string())?;
         let begun = begun.values().fold(0, |sum: u64, begun| sum.wrapping_add(*begun));
         Ok(Count {

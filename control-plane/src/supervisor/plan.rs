@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::{
-    config::{Config, Origin, Restart},
+    config::{Config, Origin, Restart, defaults},
     core::policy::Policy,
 };
 
@@ -37,8 +37,10 @@ pub struct Planned {
     pub(super) probed: bool,
     /// `None`: the signal that began the shutdown.
     pub(super) stop_signal: Option<Signal>,
-    /// From its signal to SIGKILL. 0: SIGKILL at once.
+    /// From its signal to SIGKILL, where there is time for it. 0: SIGKILL at once.
     pub(super) stop_timeout: Duration,
+    /// What it has of that in any case.
+    pub(super) stop_kept: Duration,
     /// What is drained before it is stopped.
     pub(super) drain: Option<PlannedDrain>,
     /// Whether traffic towards it must be quiet before it is stopped.
@@ -47,16 +49,19 @@ pub struct Planned {
     pub(super) restart: Restart,
     /// Whether its unexpected death shuts all down.
     pub(super) critical: bool,
-    /// The time that must be left when it is signalled: its own stop timeout, and everything below it on the longest
-    /// chain.
+    /// The time that must be left when it is signalled: what is kept for its own stop, and for everything below it on the
+    /// longest chain.
     pub(super) tail: Duration,
 }
 
 /// The drain of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedDrain {
-    /// Bound of the drain, announcement and closing of the listeners included. 0: it is not waited for.
+    /// Bound of the drain, announcement and closing of the listeners included, where there is time for it. 0: it is not waited
+    /// for.
     pub(super) timeout: Duration,
+    /// What it has of that in any case.
+    pub(super) kept: Duration,
     /// Whether its listeners can be told to stop accepting before it is signalled.
     pub(super) closable: bool,
 }
@@ -74,9 +79,11 @@ impl Plan {
                 dependants: Vec::new(),
                 probed: process.ready.is_some(),
                 stop_signal: process.stop.signal,
-                stop_timeout: process.stop.timeout,
+                stop_timeout: process.stop.timeout(),
+                stop_kept: process.stop.kept(config.shutdown.grace_period),
                 drain: process.drain.as_ref().map(|drain| PlannedDrain {
-                    timeout: config.shutdown.drain_timeout,
+                    timeout: config.shutdown.drain.most,
+                    kept: config.shutdown.drain.least,
                     closable: drain.admin.is_some(),
                 }),
                 gated: !process.gate.is_empty(),
@@ -113,7 +120,7 @@ impl Plan {
             for process in &mut processes {
                 let longest = process.dependencies.iter().filter_map(|id| below.get(id.0)).max();
                 process.tail = process
-                    .stop_timeout
+                    .stop_kept
                     .saturating_add(longest.copied().unwrap_or_default());
             }
         }
@@ -134,10 +141,20 @@ impl Plan {
         self.grace_period
     }
 
-    /// The bound of the drains; `None` = nothing is drained.
+    /// The bound of the drains that somebody set; `None` = nothing is drained, or they have what the grace period leaves.
     pub(super) fn drain_timeout(&self) -> Option<Duration> {
         let drains = self.processes.iter().filter_map(|process| process.drain);
-        drains.map(|drain| drain.timeout).max()
+        let longest = drains.map(|drain| drain.timeout).max();
+        longest.filter(|timeout| *timeout < self.grace_period)
+    }
+
+    /// How long the drain of a process may take at least and at most; `None` = it is not drained.
+    pub(super) fn drain_times(&self, id: ProcessId) -> Option<(Duration, Duration)> {
+        let process = self.get(id)?;
+        let drain = process.drain?;
+        let reserved = defaults::RESERVE.saturating_add(process.tail);
+        let most = drain.timeout.min(self.grace_period.saturating_sub(reserved));
+        Some((drain.kept.min(most), most))
     }
 
     /// The name of a process.
@@ -163,7 +180,7 @@ impl Planned {
     /// The time that it needs from the moment its last dependant has exited.
     fn below(&self) -> Duration {
         self.drain
-            .map_or(Duration::ZERO, |drain| drain.timeout)
+            .map_or(Duration::ZERO, |drain| drain.kept)
             .saturating_add(self.tail)
     }
 }

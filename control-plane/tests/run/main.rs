@@ -16,6 +16,7 @@ mod grpc;
 mod health;
 mod keep;
 mod log;
+mod output;
 mod ready;
 mod sockets;
 mod stop;

@@ -14,6 +14,7 @@ struct Host {
     path: Option<&'static str>,
     port: Option<u32>,
     end_details: Option<&'static str>,
+    probe: bool,
     hostcalls: Cell<u32>,
 }
 
@@ -49,6 +50,11 @@ impl Look for Host {
     fn port(&self) -> Option<u32> {
         self.asked();
         self.port
+    }
+
+    fn is_probe(&self) -> bool {
+        self.asked();
+        self.probe
     }
 
     fn end_details(&self) -> Option<Vec<u8>> {
@@ -105,11 +111,31 @@ fn serving_as_usual_costs_no_hostcall() {
     for bodiless in [BODILESS, !BODILESS] {
         let mut request = bench.request(false, false);
         request.begin(SERVING, bodiless, &host);
-        request.answered(&host);
+        request.answered(SERVING, &host);
         request.end(SERVING, &host);
     }
     assert_eq!(host.hostcalls.get(), 0);
     assert!(bench.upstreams().is_empty());
+}
+
+#[test]
+fn a_health_probe_is_told_from_a_request_while_something_drains() {
+    let bench = Bench::new();
+    for (serving, probe) in [(SERVING, true), (!SERVING, true), (!SERVING, false)] {
+        let host = Host {
+            probe,
+            ..Host::default()
+        };
+        let mut request = bench.request(false, false);
+        request.begin(serving, BODILESS, &host);
+        // Where an upstream sends interim responses, headers come more than once.
+        request.answered(serving, &host);
+        request.answered(serving, &host);
+        request.end(serving, &host);
+    }
+    let counts = bench.counts.listeners.report();
+    let counts: Vec<(u64, u64)> = counts.iter().map(|one| (one.started, one.probes)).collect();
+    assert_eq!(counts, [(3, 1)]);
 }
 
 #[test]
@@ -127,7 +153,10 @@ fn a_request_crosses_zero_when_it_is_the_first_or_the_last() {
 fn what_never_became_a_request_counts_nowhere() {
     let (bench, host) = (Bench::new(), Host::of("a:1"));
     let mut request = bench.request(true, true);
-    assert!(request.answered(&host).is_empty(), "an answer to no request");
+    assert!(
+        request.answered(SERVING, &host).is_empty(),
+        "an answer to no request"
+    );
     assert!(request.end(SERVING, &host).is_empty());
     assert_eq!((bench.listener.in_flight(), host.hostcalls.get()), (0, 0));
 }
@@ -138,7 +167,7 @@ fn with_upstreams_a_request_moves_to_its_endpoint_by_one_hostcall() {
     let mut request = bench.request(true, false);
     assert_eq!(addresses(&request.begin(SERVING, !BODILESS, &host)), [""]);
     assert_eq!(bench.upstreams(), [(String::new(), 1)]);
-    assert_eq!(addresses(&request.answered(&host)), ["", "a:1"]);
+    assert_eq!(addresses(&request.answered(SERVING, &host)), ["", "a:1"]);
     assert_eq!((bench.in_flight(""), bench.in_flight("a:1")), (0, 1));
     assert_eq!(addresses(&request.end(SERVING, &host)), ["a:1"]);
     assert_eq!(bench.in_flight("a:1"), 0);
@@ -150,7 +179,7 @@ fn an_answer_of_envoys_own_stays_without_an_endpoint() {
     let (bench, host) = (Bench::new(), Host::default());
     let mut request = bench.request(true, false);
     request.begin(SERVING, BODILESS, &host);
-    assert!(request.answered(&host).is_empty());
+    assert!(request.answered(SERVING, &host).is_empty());
     assert_eq!(bench.in_flight(""), 1);
     assert_eq!(addresses(&request.end(SERVING, &host)), [""]);
 }
@@ -172,7 +201,7 @@ fn an_attempt_of_a_cluster_counts_from_its_first_byte() {
     let mut second = bench.attempt();
     second.begin(SERVING, BODILESS, &Host::of("b:1"));
     let silent = Host::default();
-    assert!(second.answered(&silent).is_empty());
+    assert!(second.answered(SERVING, &silent).is_empty());
     assert_eq!(silent.hostcalls.get(), 0);
     assert_eq!((bench.in_flight("a:1"), bench.in_flight("b:1")), (0, 1));
     second.end(SERVING, &host);
@@ -189,9 +218,9 @@ fn while_clusters_count_attempts_listeners_do_not() {
     let mut during = bench.request(true, false);
     during.begin(SERVING, BODILESS, &host);
     assert_eq!(bench.in_flight(""), 1, "only the one from before");
-    during.answered(&host);
+    during.answered(SERVING, &host);
     assert_eq!(host.hostcalls.get(), 0);
-    before.answered(&host);
+    before.answered(SERVING, &host);
     assert_eq!((bench.in_flight(""), bench.in_flight("a:1")), (0, 1));
     bench.counts.upstreams.remove_filter();
     let mut after = bench.request(true, false);
@@ -213,7 +242,7 @@ fn grpc_is_told_where_it_is_worth_a_hostcall() {
         let mut request = bench.request(false, detect_grpc);
         request.begin(serving, bodiless, &host);
         let kind = bench.listener.oldest(1)[0].kind;
-        request.answered(&host);
+        request.answered(SERVING, &host);
         request.end(SERVING, &host);
         (kind, host.hostcalls.get())
     };
@@ -259,7 +288,7 @@ fn a_request_that_envoy_cuts_while_it_drains_is_counted_as_cut() {
         };
         let mut request = bench.request(false, false);
         request.begin(SERVING, BODILESS, &host);
-        request.answered(&host);
+        request.answered(SERVING, &host);
         request.end(serving, &host);
         bench.counts.listeners.report()[0].cut
     };

@@ -1,66 +1,102 @@
-//! Requests that are aimed at the end of a stop, on connections that were idle when it began: between the closing of the
-//! listeners and the signal to Envoy.
+//! Clients that go on coming while a gateway is being stopped.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
-use ebb_e2e::{
-    bins::EnvoyVersion,
-    client::{Failure, http1},
-    on_both_envoys, wait,
-};
-use rustix::process::Signal;
+use ebb_e2e::{bins::EnvoyVersion, client::http1, gateway::Stop};
+use tokio::task::JoinHandle;
 
 use crate::world::World;
 
-/// Of which half is how long nothing may arrive once the listeners are closed.
-const QUIET_PERIOD: Duration = Duration::from_secs(2);
-
-/// Each of them arrives before the one before it is forgotten: together they take longer than the last look alone.
-const PAUSE: Duration = Duration::from_millis(300);
-
-const CLIENTS: u64 = 6;
-
-/// Shorter than the pause between two looks, so that none is in flight when Envoy is looked at: only its arrival tells.
-const POST: &str = "POST /delay/1 HTTP/1.1\r\nHost: ebb.test\r\nContent-Length: 0\r\n\r\n";
-
-/// In flight for longer than the whole last look.
-const LAST: &str = "POST /delay/1500 HTTP/1.1\r\nHost: ebb.test\r\nContent-Length: 0\r\n\r\n";
-
-async fn posts_that_arrive_once_connections_are_refused_are_answered(version: EnvoyVersion) -> Result<()> {
-    let mut world = World::start_with(version, |setup| {
-        setup.set(&["drain", "quiet_period"], format!("{}s", QUIET_PERIOD.as_secs()))
-    })
-    .await?;
-    let ingress = world.gateway.setup().ingress();
-    let mut idle = Vec::new();
-    for _ in 0..=CLIENTS {
-        idle.push(http1::Connection::open(ingress).await?);
-    }
-    world.gateway.signal(Signal::TERM)?;
-    wait::until("connections are refused", wait::PATIENCE, || async move {
-        Ok(matches!(
-            http1::Connection::open(ingress).await,
-            Err(Failure::Connect)
-        ))
-    })
-    .await?;
-    let mut last = idle.pop();
-    for connection in &mut idle {
-        connection.send(POST).await?;
-        let answer = connection.response().await?;
-        ensure!(answer.status == 200, "{answer:?}");
-        // What is shown is that arrivals at these moments count.
-        tokio::time::sleep(PAUSE).await;
-    }
-    if let Some(connection) = &mut last {
-        connection.send(LAST).await?;
-        let answer = connection.response().await?;
-        ensure!(answer.status == 200, "{answer:?}");
-    }
-    ensure!(world.gateway.ended().await?.success());
-    ensure!(world.upstream.requests_of("delay") == CLIENTS + 1);
-    world.gateway.nothing_is_left()
+/// Requests on connections of their own, one every so often, until the listener is closed.
+struct Coming {
+    task: JoinHandle<()>,
+    /// Requests that were accepted and got no answer.
+    cut: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
 }
 
-on_both_envoys!(posts_that_arrive_once_connections_are_refused_are_answered);
+impl Coming {
+    fn to(world: &World, every: Duration) -> Self {
+        let (cut, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (address, cuts, answers) = (world.gateway.setup().ingress(), cut.clone(), answered.clone());
+        let task = tokio::spawn(async move {
+            let mut due = tokio::time::interval(every);
+            loop {
+                due.tick().await;
+                let (cuts, answers) = (cuts.clone(), answers.clone());
+                tokio::spawn(async move {
+                    // Who is turned away goes elsewhere.
+                    let Ok(mut connection) = http1::Connection::open(address).await else {
+                        return;
+                    };
+                    match connection.get("/delay/5").await {
+                        Ok(response) if response.status == 200 => answers.fetch_add(1, Ordering::Relaxed),
+                        _ => cuts.fetch_add(1, Ordering::Relaxed),
+                    };
+                });
+            }
+        });
+        Self { task, cut, answered }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// That the drain of a stop did not end by its deadline.
+fn in_time(stop: &Stop) -> Result<()> {
+    let late = stop.events.iter().find(|event| event.warning);
+    ensure!(late.is_none(), "{late:?} in {:#?}", stop.events);
+    let drained =
+        |event: &&ebb_proto::v1::ShutdownEvent| event.process == "router" && event.text == "drained";
+    ensure!(
+        stop.events.iter().any(|event| drained(&event)),
+        "{:#?}",
+        stop.events
+    );
+    Ok(())
+}
+
+async fn stops_in_time(admin: bool) -> Result<()> {
+    let mut world = World::start_with(EnvoyVersion::V1_40, |setup| {
+        if !admin {
+            setup.without_admin()?;
+        }
+        Ok(())
+    })
+    .await?;
+    let coming = Coming::to(&world, Duration::from_millis(100));
+    while coming.answered.load(Ordering::Relaxed) < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stop = world.gateway.stop().await?;
+    in_time(&stop)?;
+    let answered = coming.answered.load(Ordering::Relaxed);
+    if admin {
+        ensure!(
+            coming.cut.load(Ordering::Relaxed) == 0,
+            "of {answered}, some were cut"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_keep_coming_do_not_hold_a_stop_and_are_turned_away() -> Result<()> {
+    stops_in_time(true).await
+}
+
+#[tokio::test]
+async fn without_an_admin_endpoint_they_do_not_hold_it_either() -> Result<()> {
+    stops_in_time(false).await
+}

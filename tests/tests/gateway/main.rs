@@ -4,6 +4,8 @@
 mod admin;
 mod arrivals;
 mod cut;
+mod grace;
+mod last_look;
 mod left;
 mod order;
 mod pair;

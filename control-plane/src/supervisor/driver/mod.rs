@@ -25,7 +25,7 @@ use super::{
     plan::Plan,
     process::Children,
     signals::{Received, Signals},
-    tell::Severity,
+    tell::{Severity, short},
 };
 use crate::config::{Config, defaults};
 
@@ -109,6 +109,7 @@ impl Supervisor {
 
     /// Starts the processes, keeps them, and stops them in order.
     pub async fn run(mut self, drains: Drains) -> Ended {
+        self.tell_times();
         let code = loop {
             let event = match self.answers.pop_front() {
                 Some(event) => event,
@@ -135,8 +136,23 @@ impl Supervisor {
         self.end(code, &drains).await
     }
 
+    /// Says what the grace period comes to, as long as it can still be changed.
+    fn tell_times(&self) {
+        let plan = self.machine.plan();
+        for id in plan.ids() {
+            if let Some((least, most)) = plan.drain_times(id) {
+                let (process, grace) = (plan.name(id), short(plan.grace_period()));
+                let (least, most) = (short(least), short(most));
+                tracing::info!(
+                    process,
+                    "a stop drains it for at least {least} and at most {most}, of a grace period of {grace}"
+                );
+            }
+        }
+    }
+
     /// Everything after the last process.
-    async fn end(self, code: i32, drains: &Drains) -> Ended {
+    async fn end(mut self, code: i32, drains: &Drains) -> Ended {
         let grace = self.machine.plan().grace_period();
         let clean_up = clean_up(
             self.shutdown_began
@@ -154,11 +170,20 @@ impl Supervisor {
         for line in report(&self.status.borrow().shutdown) {
             tracing::info!("{line}");
         }
-        // What outlived its process is killed, then the last output is awaited; what is left is for the control plane.
+        // What outlived its process is killed, then the last output is awaited, as long as there is time; what is left is for the
+        // control plane.
         self.children.sweep(clean_up / 4).await;
         drains.release().await;
         drains.keep_run(None).await;
-        self.output.flush(clean_up / 4).await;
+        let written = Instant::now();
+        let spare = self.shutdown_began.map(|began| began + grace);
+        let spare = spare.and_then(|end| end.checked_sub(defaults::CLEAN_UP));
+        let signals = &mut self.signals;
+        // Nothing is left that a signal could stop but this wait.
+        let unwanted = async { while !matches!(signals.next().await, Received::Stop(_)) {} };
+        let by = (written + clean_up / 4).max(spare.unwrap_or(written));
+        self.output.finish(by, unwanted).await;
+        let until = until.max((Instant::now() + defaults::CLEAN_UP).min(until + written.elapsed()));
         Ended { code, until, verdict }
     }
 

@@ -44,8 +44,9 @@
 //!                        Ended  <────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Every wait of a shutdown ends early enough that each process still has its own stop timeout, and those below it
-//! theirs, before the grace period is over (the `tail` of a plan); that one deadline bounds everything.
+//! Every wait of a shutdown ends early enough that each process still has what is kept for its stop, and those below it
+//! what is kept for theirs, before the grace period is over (the `tail` of a plan); that one deadline bounds everything. Stop
+//! timeouts that nobody set are longer than what is kept of them: until a process needs it, the rest is lent to the drains.
 
 mod event;
 mod start;
@@ -308,11 +309,9 @@ impl Step<'_> {
                 State::Closing { .. } => self.timed_out(id, Wait::Close),
                 State::Settling { .. } => self.timed_out(id, Wait::Listeners),
                 State::Gated { .. } => self.timed_out(id, Wait::Gate),
-                State::Signalled { .. } => {
-                    let timeout = self
-                        .planned(id)
-                        .map_or(Duration::ZERO, |planned| planned.stop_timeout);
-                    self.record(id, What::Killed(timeout));
+                State::Signalled { kill_at } => {
+                    let since = self.process(id).map_or(kill_at, |process| process.since);
+                    self.record(id, What::Killed(kill_at.saturating_duration_since(since)));
                     self.kill(id);
                 }
                 State::Waiting

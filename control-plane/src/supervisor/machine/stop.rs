@@ -163,12 +163,8 @@ impl Step<'_> {
         }
         let signal = self.signal_of(id);
         self.record(id, What::Signalled(signal));
-        self.enter(
-            id,
-            State::Signalled {
-                kill_at: self.now + timeout,
-            },
-        );
+        let kill_at = (self.now + timeout).min(self.latest_kill(id)).max(self.now);
+        self.enter(id, State::Signalled { kill_at });
         self.effect(id, ProcessEffect::Signal(signal));
     }
 
@@ -248,9 +244,9 @@ impl Step<'_> {
         )
     }
 
-    /// The last moment to signal a process, so that it and everything below it still have their time.
+    /// The last moment to signal a process, so that it and everything below it still have what is kept for them.
     fn latest(&self, id: ProcessId) -> Instant {
-        let tail = self.planned(id).map_or(Duration::ZERO, |planned| planned.tail);
+        let tail = self.tail(id);
         match &self.machine.phase {
             Phase::Stopping {
                 pace: Pace::Orderly { until, .. } | Pace::Forced { until },
@@ -258,6 +254,22 @@ impl Step<'_> {
             } => until.checked_sub(tail).unwrap_or(self.now).max(self.now),
             _ => self.now,
         }
+    }
+
+    /// The last moment for a process to end by itself, so that everything below it still has what is kept for it.
+    fn latest_kill(&self, id: ProcessId) -> Instant {
+        let planned = self.planned(id);
+        let stop = planned.map_or(Duration::ZERO, |planned| planned.stop_timeout);
+        let kept = planned.map_or(Duration::ZERO, |planned| planned.stop_kept);
+        match &self.machine.phase {
+            Phase::Stopping { .. } => self.latest(id) + kept,
+            // One that is to be started again has all the time that it may take.
+            _ => self.now + stop,
+        }
+    }
+
+    fn tail(&self, id: ProcessId) -> Duration {
+        self.planned(id).map_or(Duration::ZERO, |planned| planned.tail)
     }
 
     fn announce_left(&self) -> Duration {

@@ -81,6 +81,10 @@ impl Look for Host {
         None
     }
 
+    fn is_probe(&self) -> bool {
+        false
+    }
+
     fn end_details(&self) -> Option<Vec<u8>> {
         None
     }
@@ -214,7 +218,7 @@ impl World {
         if let (0..=2, Some(attempt), Some(address)) = (context.root, &mut context.attempt, address) {
             *attempt = address;
         }
-        let crossings = context.request.answered(&Host(address));
+        let crossings = context.request.answered(true, &Host(address));
         self.bench.report(&crossings);
     }
 

@@ -17,8 +17,9 @@ fn ms(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
 /// Dependencies lead to higher indexes only, so that there is no cycle.
 fn process(index: usize) -> impl Strategy<Value = Planned> {
     let dependencies = vec(any::<prop::sample::Index>(), 0..4);
-    let drain = option::weighted(0.3, (ms(0..3000), any::<bool>()));
-    (dependencies, drain, any::<bool>(), ms(0..2000)).prop_map(move |(picks, drain, gated, stop_timeout)| {
+    let drain = option::weighted(0.3, (ms(0..3000), ms(0..3000), any::<bool>()));
+    let stop = (ms(0..2000), ms(0..2000));
+    (dependencies, drain, any::<bool>(), stop).prop_map(move |(picks, drain, gated, stop)| {
         let mut dependencies: Vec<usize> = picks
             .iter()
             .filter(|_| index + 1 < COUNT)
@@ -27,9 +28,14 @@ fn process(index: usize) -> impl Strategy<Value = Planned> {
         dependencies.sort_unstable();
         dependencies.dedup();
         Planned {
-            drain: drain.map(|(timeout, closable)| PlannedDrain { timeout, closable }),
+            drain: drain.map(|(timeout, kept, closable)| PlannedDrain {
+                timeout,
+                kept: kept.min(timeout),
+                closable,
+            }),
             gated,
-            stop_timeout,
+            stop_timeout: stop.0,
+            stop_kept: stop.1.min(stop.0),
             ..planned(&format!("p{index}"), &dependencies)
         }
     })
@@ -136,8 +142,10 @@ proptest! {
         let mut processes = processes;
         for process in &mut processes {
             process.stop_timeout = SECOND;
+            process.stop_kept = SECOND;
             if let Some(drain) = &mut process.drain {
                 drain.timeout = SECOND;
+                drain.kept = SECOND;
             }
         }
         let plan = Plan::link(processes, 120 * SECOND, announce);

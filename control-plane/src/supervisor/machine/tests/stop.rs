@@ -194,6 +194,7 @@ fn listeners_that_cannot_be_closed_do_not_hold_it_up() {
     let mut world = gateway(|processes, _| {
         processes[0].drain = Some(PlannedDrain {
             timeout: SECOND,
+            kept: SECOND,
             closable: false,
         });
     });
@@ -222,6 +223,60 @@ fn a_gate_takes_what_those_below_can_spare_and_no_more() {
         "those below still have their time: {spared:?}"
     );
     assert!(world.finished.expect("ended").0 <= 31 * SECOND);
+}
+
+/// The gateway with a drain that has no bound of its own, and stops that are lent to it but for a second each.
+fn lending(change: impl FnOnce(&mut Vec<Behaviour>)) -> World {
+    gateway(|processes, behaviours| {
+        for process in processes.iter_mut() {
+            process.stop_kept = SECOND;
+        }
+        processes[0].drain = Some(PlannedDrain {
+            timeout: 30 * SECOND,
+            kept: SECOND,
+            closable: true,
+        });
+        change(behaviours);
+    })
+}
+
+#[test]
+fn a_drain_takes_what_stops_lend_to_it() {
+    let mut world = lending(|behaviours| behaviours[0].drain = Some(26 * SECOND));
+    world.run(60 * SECOND);
+    // 30 s - 0.5 s reserve - 3 x 1 s.
+    assert_eq!(world.signalled(0), Some(SECOND + 26_022 * MS));
+    assert!(
+        world.told().contains(&What::DrainEnded(DrainOutcome::Drained)),
+        "{:?}",
+        world.told()
+    );
+    let mut world = lending(|behaviours| {
+        for behaviour in behaviours {
+            (behaviour.drain, behaviour.stops) = (None, None);
+        }
+    });
+    world.run(60 * SECOND);
+    assert_eq!(world.signalled(0), Some(SECOND + 26_500 * MS));
+    for id in 0..3 {
+        let killed = world.when(id, |effect| *effect == ProcessEffect::Kill);
+        let spared = killed.expect("killed") - world.signalled(id).expect("signalled");
+        assert!(
+            spared >= SECOND - KILL * 3 && spared <= SECOND,
+            "{id}: {spared:?}"
+        );
+    }
+    assert!(world.finished.expect("ended").0 <= 31 * SECOND);
+}
+
+#[test]
+fn what_a_drain_does_not_need_is_there_for_the_stops() {
+    let mut world = lending(|behaviours| behaviours[1].stops = Some(3 * SECOND));
+    world.run(60 * SECOND);
+    let took = world.died(1).expect("dead") - world.signalled(1).expect("signalled");
+    assert_eq!(took, 3 * SECOND);
+    assert_eq!(world.finished.expect("ended").1, 0);
+    assert!(!world.told().iter().any(|what| matches!(what, What::Killed(_))));
 }
 
 #[test]

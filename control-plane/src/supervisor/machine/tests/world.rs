@@ -55,6 +55,7 @@ pub(super) fn planned(name: &str, dependencies: &[usize]) -> Planned {
         probed: true,
         stop_signal: None,
         stop_timeout: 4 * SECOND,
+        stop_kept: 4 * SECOND,
         drain: None,
         gated: false,
         restart: Restart::Never,
@@ -65,6 +66,7 @@ pub(super) fn planned(name: &str, dependencies: &[usize]) -> Planned {
 
 pub(super) const DRAIN: Option<PlannedDrain> = Some(PlannedDrain {
     timeout: Duration::from_secs(10),
+    kept: Duration::from_secs(10),
     closable: true,
 });
 
