@@ -1,27 +1,28 @@
 //! The durable store: what the core wants kept, in one embedded `redb` file. What a run of processes keeps in it, and what
 //! its successor makes of that, is in `succession`.
 
+mod broken;
 mod changes;
+mod file;
 mod keeper;
+mod sound;
 mod succession;
 
 use std::{
-    fs::{self, File},
+    collections::BTreeSet,
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::Context;
 use prost::Message;
-use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, backends::InMemoryBackend,
-};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::{
-    core::{
-        fleet::{Epoch, ReporterRecord},
-        record::{Kept, LeftOut, Record},
-    },
-    late_sync::LateSync,
+use file::{copy_of, open, open_released};
+use sound::{is_broken, let_go, sound};
+
+use crate::core::{
+    fleet::{Epoch, ReporterRecord},
+    record::{Kept, LeftOut, Record},
 };
 
 /// Drain id -> [`Record`].
@@ -38,7 +39,7 @@ const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const FORMAT: u64 = 1;
 
 pub use changes::Changes;
-pub use keeper::{Keeper, NotKept};
+pub use keeper::{Keeper, NotKept, Told};
 
 /// Where drains are kept.
 #[derive(Debug)]
@@ -49,6 +50,10 @@ pub struct Store {
     database: Option<Database>,
     /// What is in a file that could be read and not written when the store was opened.
     left: Option<Database>,
+    /// The drains that are in the file.
+    known: BTreeSet<String>,
+    /// Whether another file has taken the place of a broken one, and nobody has asked for that yet.
+    renewed: bool,
 }
 
 /// Why a store cannot be used at all, however long one waits.
@@ -72,6 +77,8 @@ impl Store {
             file: None,
             database: None,
             left: None,
+            known: BTreeSet::new(),
+            renewed: false,
         }
     }
 
@@ -82,13 +89,24 @@ impl Store {
 
     /// Opens the store in a folder, which is made if need be. One that cannot be written now (a full disk, a read-only
     /// folder) does not keep anybody from draining: it is logged, what is in it is read all the same, every write fails, and
-    /// the next one tries again.
+    /// the next one tries again. One that is broken is moved aside, and what can be read of it kept.
     ///
     /// # Errors
     /// [`Refused`].
     pub fn open(folder: &Path) -> Result<Self, Refused> {
         let file = folder.join("ebb.redb");
-        let (database, left) = match open(&file) {
+        let mut store = Self {
+            file: Some(file.clone()),
+            ..Self::memory()
+        };
+        let opened = open_released(&file).or_else(|error| {
+            if !is_broken(&error) {
+                return Err(error);
+            }
+            store.renew(&error)?;
+            store.database.take().context("a new file is not open")
+        });
+        let (database, left) = match opened {
             Ok(database) => (Some(database), None),
             Err(error) => {
                 let error = error.downcast::<Refused>().map_or_else(Ok, Err)?;
@@ -96,7 +114,11 @@ impl Store {
                     state = %file.display(), error = format!("{error:#}"),
                     "the state cannot be used: drains will not survive a restart"
                 );
-                let left = if file.exists() { copy_of(&file) } else { Ok(None) };
+                let left = if file.exists() {
+                    sound(|| copy_of(&file))
+                } else {
+                    Ok(None)
+                };
                 let unread = |error: anyhow::Error| {
                     tracing::error!(
                         state = %file.display(), error = format!("{error:#}"),
@@ -109,10 +131,32 @@ impl Store {
             }
         };
         Ok(Self {
-            file: Some(file),
             database,
             left,
+            ..store
         })
+    }
+
+    /// Puts a new file in the place of a broken one, with what can be read of that.
+    fn renew(&mut self, why: &anyhow::Error) -> anyhow::Result<()> {
+        let Some(file) = self.file.clone() else {
+            return Ok(());
+        };
+        let aside = broken::move_aside(&file).context("it is broken, and cannot be moved aside")?;
+        let (salvaged, complete) = broken::salvage(&aside);
+        tracing::error!(
+            state = %file.display(), moved_to = %aside.display(), error = format!("{why:#}"),
+            drains = salvaged.drains().count(), complete,
+            "the state is broken: it is moved aside, and a new one has what could be read of it"
+        );
+        self.database = Some(open(&file)?);
+        self.renewed = true;
+        self.write(|write| salvaged.write(write))
+    }
+
+    /// Whether another file has taken the place of a broken one since the last call: then all that is known is to be written.
+    fn take_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
     }
 
     /// Everything that is kept. Records that cannot be read are dropped from the file, in one transaction and with a line
@@ -121,7 +165,7 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn load(&mut self) -> anyhow::Result<Kept> {
-        let (kept, unreadable) = self.read()?;
+        let (kept, unreadable) = self.read_sound()?;
         if !unreadable.is_empty() {
             let dropped = self.write(|write| drop_all(write, &unreadable));
             if let Err(error) = dropped {
@@ -153,6 +197,24 @@ impl Store {
 
     fn readable(&self) -> Option<&Database> {
         self.database.as_ref().or(self.left.as_ref())
+    }
+
+    /// As [`Store::read`], of a new file where the one that is open is broken.
+    fn read_sound(&mut self) -> anyhow::Result<(Kept, Vec<String>)> {
+        let read = match sound(|| self.read()) {
+            Err(error) if self.database.is_some() && is_broken(&error) => {
+                if let Some(database) = self.database.take() {
+                    let_go(database, &error);
+                }
+                self.renew(&error)?;
+                sound(|| self.read())
+            }
+            read => read,
+        };
+        let (kept, unreadable) = read?;
+        let drains = kept.drains.iter().filter_map(|record| record.drain.as_ref());
+        self.known = drains.map(|drain| drain.id.clone()).collect();
+        Ok((kept, unreadable))
     }
 
     /// What is kept, and the ids of drains that cannot be read.
@@ -194,7 +256,21 @@ impl Store {
     /// # Errors
     /// The file cannot be written.
     pub fn apply(&mut self, changes: &Changes) -> anyhow::Result<()> {
-        self.write(|write| changes.write(write))
+        match self.write(|write| changes.write(write)) {
+            Err(error) if is_broken(&error) => {
+                self.renew(&error)?;
+                self.write(|write| changes.write(write))?;
+            }
+            written => written?,
+        }
+        for (id, kept) in changes.drains() {
+            if kept {
+                self.known.insert(id.clone());
+            } else {
+                self.known.remove(id);
+            }
+        }
+        Ok(())
     }
 
     fn write(
@@ -206,12 +282,17 @@ impl Store {
             Some(database) => database,
             None => open(file)?,
         };
-        let write = database.begin_write()?;
-        change(&write)?;
-        write.commit()?;
-        // After an error redb wants the file to be opened anew, so only then is it not put back.
-        self.database = Some(database);
-        Ok(())
+        let written = sound(|| {
+            let write = database.begin_write()?;
+            change(&write)?;
+            Ok(write.commit()?)
+        });
+        match &written {
+            Ok(()) => self.database = Some(database),
+            // redb wants the file to be opened anew after it.
+            Err(error) => let_go(database, error),
+        }
+        written
     }
 }
 
@@ -223,157 +304,5 @@ fn drop_all(write: &redb::WriteTransaction, unreadable: &[String]) -> anyhow::Re
     Ok(())
 }
 
-fn open(file: &Path) -> anyhow::Result<Database> {
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let options = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(file)?;
-    let database = match Database::builder().create_with_backend(LateSync::new(options)?) {
-        Err(redb::DatabaseError::DatabaseAlreadyOpen) => bail!(Refused::InUse(file.to_owned())),
-        opened => opened?,
-    };
-    prepare(&database, file)?;
-    Ok(database)
-}
-
-/// A copy, in memory, of a file that cannot be written; `None` = it is empty. `redb` repairs what a killed process left by
-/// writing, so it cannot read the file itself.
-fn copy_of(file: &Path) -> anyhow::Result<Option<Database>> {
-    let bytes = fs::read(file)?;
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let memory = InMemoryBackend::new();
-    memory.set_len(bytes.len().try_into()?)?;
-    memory.write(0, &bytes)?;
-    let database = Database::builder().create_with_backend(memory)?;
-    prepare(&database, file)?;
-    Ok(Some(database))
-}
-
-/// Makes what is missing in a file of this format.
-fn prepare(database: &Database, file: &Path) -> anyhow::Result<()> {
-    let write = database.begin_write()?;
-    {
-        let mut meta = write.open_table(META)?;
-        let format = meta.get("format")?.map(|value| value.value());
-        match format {
-            Some(format) if format > FORMAT => bail!(Refused::Newer(file.to_owned(), format)),
-            _ => meta.insert("format", FORMAT)?,
-        };
-        write.open_table(DRAINS)?;
-        write.open_table(LEVERS)?;
-        write.open_table(RUNS)?;
-        write.open_table(REPORTERS)?;
-    }
-    Ok(write.commit()?)
-}
-
 #[cfg(test)]
-mod tests {
-    use ebb_proto::v1;
-
-    use super::*;
-
-    fn record(id: &str) -> Record {
-        Record {
-            drain: Some(v1::Drain {
-                id: id.to_owned(),
-                ..Default::default()
-            }),
-            sequence: 7,
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn what_is_put_is_there_after_reopening_and_gone_after_forgetting() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Store::open(folder.path()).unwrap();
-        store.apply(&Changes::drain(&record("a"))).unwrap();
-        store.apply(&Changes::drain(&record("b"))).unwrap();
-        store.apply(&Changes::forget("a")).unwrap();
-        drop(store);
-        assert_eq!(
-            Store::open(folder.path()).unwrap().load().unwrap().drains,
-            vec![record("b")]
-        );
-    }
-
-    #[test]
-    fn a_lever_is_kept_until_it_is_undone() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Store::open(folder.path()).unwrap();
-        store.apply(&Changes::lever("a", true)).unwrap();
-        store.apply(&Changes::lever("b", true)).unwrap();
-        store.apply(&Changes::lever("a", false)).unwrap();
-        drop(store);
-        assert_eq!(Store::open(folder.path()).unwrap().load().unwrap().levers, ["b"]);
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_read_is_dropped_from_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Store::open(folder.path()).unwrap();
-        store.apply(&Changes::drain(&record("a"))).unwrap();
-        store
-            .write(|write| {
-                write.open_table(DRAINS)?.insert("b", [0xff_u8].as_slice())?;
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(store.load().unwrap().drains, vec![record("a")]);
-        let (kept, unreadable) = store.read().unwrap();
-        assert_eq!((kept.drains, unreadable), (vec![record("a")], Vec::new()));
-    }
-
-    #[test]
-    fn a_newer_format_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(Store::open(folder.path()).unwrap());
-        let database = Database::create(folder.path().join("ebb.redb")).unwrap();
-        let write = database.begin_write().unwrap();
-        write
-            .open_table(META)
-            .unwrap()
-            .insert("format", FORMAT + 1)
-            .unwrap();
-        write.commit().unwrap();
-        drop(database);
-        let error = Store::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("format 2 by a newer version"), "{error}");
-    }
-
-    #[test]
-    fn a_store_in_use_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let _held = Store::open(folder.path()).unwrap();
-        let error = Store::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("another `ebb` is using it"), "{error}");
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_written_is_an_error_of_each_write_until_it_can() {
-        let folder = tempfile::tempdir().unwrap();
-        let blocked = folder.path().join("state");
-        fs::write(&blocked, "a file in the place of the folder").unwrap();
-        let mut store = Store::open(&blocked).unwrap();
-        assert_eq!(store.load().unwrap(), Kept::default());
-        assert!(store.apply(&Changes::drain(&record("a"))).is_err());
-        fs::remove_file(&blocked).unwrap();
-        store.apply(&Changes::drain(&record("a"))).unwrap();
-        assert_eq!(store.load().unwrap().drains, vec![record("a")]);
-    }
-
-    #[test]
-    fn memory_keeps_nothing() {
-        let mut store = Store::memory();
-        store.apply(&Changes::drain(&record("a"))).unwrap();
-        assert_eq!(store.load().unwrap(), Kept::default());
-    }
-}
+mod tests;

@@ -69,6 +69,9 @@ pub(crate) fn run(cancel: &Cancel) -> Result<Exit, Failure> {
             _ => "cancelled",
         };
         output::print(&format!("{} {done}", one_line(&cancel.id)))?;
+        for warning in &drain.warnings {
+            output::say(&format!("warning: {warning}"));
+        }
         Ok(Exit::Success)
     })
 }

@@ -17,7 +17,8 @@ use crate::{
 ///
 /// Processes start in dependency order, each once those it depends on are ready. SIGTERM, SIGINT, SIGQUIT or `ebb
 /// shutdown` drains the proxy and stops every process in the order that keeps everything a request still needs alive.
-/// Fit to be PID 1 of a container. SIGHUP and SIGUSR1 are forwarded to the processes.
+/// Fit to be PID 1 of a container. Other signals are relayed to the processes that list them (`relay`), and do nothing else;
+/// when the terminal from which it was started is gone, that is a stop as well.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -88,11 +89,10 @@ pub(crate) fn run(run: Run) -> Result<Exit, Failure> {
     let mut log = run.log.start()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
-    let ended = runtime
-        .block_on(supervisor::run(&run.config, run.options, format))
-        .map_err(|error| Failure::Error(format!("{error:#}")))?;
+    let ended = runtime.block_on(supervisor::run(&run.config, run.options, format));
     // What still runs is of no use to anybody, and must not hold up the end.
     runtime.shutdown_background();
+    let ended = ended.map_err(|error| Failure::Error(format!("{error:#}")))?;
     log.by(ended.until);
     Ok(Exit::Passed(u8::try_from(ended.code).unwrap_or(1)))
 }

@@ -20,8 +20,8 @@ use crate::{
 
 /// Run the control plane
 ///
-/// Filters inside Envoy attach to it, and the other commands talk to it. SIGINT or SIGTERM ends it; drains that are
-/// on go on when it is started again with the same state.
+/// Filters inside Envoy attach to it, and the other commands talk to it. SIGINT, SIGTERM or SIGQUIT ends it, and so does the
+/// end of its terminal; drains that are on go on when it is started again with the same state.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -89,9 +89,10 @@ pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
     let _flushed_at_the_end = serve.log.start()?;
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
-    runtime
-        .block_on(crate::serve::run(serve.options))
-        .map_err(|error| Failure::Error(format!("{error:#}")))?;
+    let served = runtime.block_on(crate::serve::run(serve.options));
+    // A disk that hangs must not hold up the end.
+    runtime.shutdown_background();
+    served.map_err(|error| Failure::Error(format!("{error:#}")))?;
     Ok(Exit::Success)
 }
 

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::{
     defaults,
     reader::Section,
-    values::{AttachTo, DurationText, HttpTarget, Identity, SignalName, Text},
+    values::{AttachTo, DurationText, HttpTarget, Identity, RelayedSignal, SignalName, Text},
 };
 use crate::address::Address;
 
@@ -25,6 +25,9 @@ pub struct Process {
     pub ready: Option<Ready>,
     /// How it is stopped.
     pub stop: Stop,
+    /// Signals to Ebb that it is to get as well, of [`super::RELAYABLE`]; its first process, and not the others of its group.
+    /// Unset: none.
+    pub relay: Vec<Signal>,
     /// The listeners it serves. Unset: it is stopped without a drain.
     pub drain: Option<DrainTarget>,
     /// Upstream endpoints that it serves: it is stopped only when nothing is in flight towards them. Empty: no gate.
@@ -163,6 +166,9 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Unresolved> {
     let depends_on = section.take_list("depends_on").unwrap_or_default();
     let ready = section.section("ready").and_then(ready);
     let stop = stop(section.section("stop"));
+    let relay = section
+        .take_list::<Text<RelayedSignal>>("relay")
+        .unwrap_or_default();
     let drain = section.section("drain").map(drain);
     let gate = section.take_list::<Text<Address>>("gate").unwrap_or_default();
     let restart_span = section.has("restart");
@@ -190,6 +196,10 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Unresolved> {
             depends_on: Vec::new(),
             ready,
             stop,
+            relay: relay
+                .into_iter()
+                .map(|Text(RelayedSignal(signal))| signal)
+                .collect(),
             drain,
             gate: gate.into_iter().map(|Text(address)| address).collect(),
             restart,

@@ -80,6 +80,14 @@ impl<'s> Document<'s> {
     }
 }
 
+fn has_nul(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::String(text) => text.contains('\0'),
+        DeValue::Array(array) => array.iter().any(|element| has_nul(element.get_ref())),
+        _ => false,
+    }
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -246,6 +254,11 @@ impl<'s> Section<'s> {
 
     fn read<T: Deserialize<'s>>(&self, key: &str, value: Spanned<DeValue<'s>>) -> Option<T> {
         let span = value.span();
+        if has_nul(value.get_ref()) {
+            let message = "holds a NUL character, which no command, path, name or address can: remove it";
+            self.refuse(key, Some(&span), message);
+            return None;
+        }
         match T::deserialize(ValueDeserializer::from(value)) {
             Ok(value) => Some(value),
             Err(error) => {

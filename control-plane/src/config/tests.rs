@@ -141,6 +141,7 @@ fn every_key_of_the_reference_is_known() {
         depends_on = "b"
         ready = { exec = ["true"], timeout = 0 }
         stop = { signal = "INT", timeout = 0 }
+        relay = ["SIGUSR1", "HUP"]
         [process.env]
         KEY = "value"
         [[process]]
@@ -148,6 +149,7 @@ fn every_key_of_the_reference_is_known() {
         attach = "/run/b.pid"
         ready = { unix = "unix:/run/b.sock" }
         drain = { node = "edge-1" }
+        relay = "WINCH"
         [[process]]
         name = "c"
         attach = 4242
@@ -175,6 +177,15 @@ fn every_key_of_the_reference_is_known() {
         (None, Some(Evidence::Filter))
     );
     assert_eq!(config.drain.on_timeout, Some(OnTimeout::Abort));
+    let relayed: Vec<&[Signal]> = config
+        .processes
+        .iter()
+        .map(|process| &process.relay[..])
+        .collect();
+    assert_eq!(
+        relayed,
+        [&[Signal::SIGUSR1, Signal::SIGHUP][..], &[Signal::SIGWINCH], &[]]
+    );
     let owed = (config.drain.linger, config.drain.flush, config.drain.idle);
     let millis = |millis| Some(Duration::from_millis(millis));
     assert_eq!(owed, (millis(0), millis(1_100), millis(3_000)));
@@ -473,4 +484,57 @@ fn a_short_drain_is_accepted_and_one_that_cannot_hold_its_own_keys_is_refused() 
             .any(|line| line.contains("announce 0s + linger 1s")),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_signal_that_cannot_be_relayed_is_refused() {
+    let relay = |value: &str| {
+        only(&format!(
+            "[[process]]\nname = \"a\"\ncommand = [\"a\"]\nrelay = {value}\n"
+        ))
+    };
+    assert_eq!(
+        relay("[\"SIGHUP\", \"SIGTERM\"]"),
+        "4: process[0].relay[1] (process \"a\") = \"SIGTERM\": SIGTERM stops Ebb, in order: write for example \"SIGUSR1\""
+    );
+    assert!(relay("\"KILL\"").contains("SIGKILL is not one that can be passed on"));
+}
+
+#[test]
+fn a_nul_is_refused_wherever_it_stands() {
+    let process = |keys: &str| format!("[[process]]\nname = \"a\"\n{keys}\n");
+    for (source, key) in [
+        (process(r#"command = ["a", "b\u0000c"]"#), "process[0].command"),
+        (
+            process("command = [\"a\"]\nworking_dir = \"/\\u0000\""),
+            "process[0].working_dir",
+        ),
+        (
+            process("command = [\"a\"]\nready = { exec = [\"\\u0000\"] }"),
+            "process[0].ready.exec",
+        ),
+        (
+            process("command = [\"a\"]\nready = { unix = \"/a\\u0000\" }"),
+            "process[0].ready.unix",
+        ),
+        (
+            process("command = [\"a\"]\ngate = [\"unix:/a\\u0000\"]"),
+            "process[0].gate[0]",
+        ),
+        (process(r#"attach = "/a\u0000""#), "process[0].attach"),
+        (
+            "[control_plane]\nstate = \"/a\\u0000\"\n".to_owned(),
+            "control_plane.state",
+        ),
+        (
+            "[control_plane]\nlisten = \"unix:/a\\u0000\"\n".to_owned(),
+            "control_plane.listen",
+        ),
+    ] {
+        let problems = refused(&source);
+        let told = problems
+            .iter()
+            .any(|problem| problem.contains(&format!("{key} ")) && problem.contains("holds a NUL character"));
+        assert!(told, "{key}: {problems:?}");
+    }
 }

@@ -101,6 +101,42 @@ impl FromStr for SignalName {
     }
 }
 
+/// Signals that processes may have relayed: those that Ebb can receive, and that are no stop, no fault and no end of a child.
+pub const RELAYABLE: [Signal; 12] = [
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGURG,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGXCPU,
+    Signal::SIGXFSZ,
+];
+
+/// One of [`RELAYABLE`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RelayedSignal(pub(super) Signal);
+
+impl FromStr for RelayedSignal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let SignalName(signal) = text.parse()?;
+        if RELAYABLE.contains(&signal) {
+            return Ok(Self(signal));
+        }
+        let why = match signal {
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => "stops Ebb, in order",
+            _ => "is not one that can be passed on",
+        };
+        Err(format!("{signal} {why}: write for example \"SIGUSR1\""))
+    }
+}
+
 /// An HTTP resource: a server and a path on it, written `unix:/socket:/path`, `host:port/path` or `http://host:port/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpTarget {
@@ -277,5 +313,16 @@ mod tests {
         assert!(matches!("INT".parse(), Ok(SignalName(Signal::SIGINT))));
         assert!("SIGSTOP".parse::<SignalName>().is_err());
         assert!("15".parse::<SignalName>().is_err());
+        assert!(matches!("HUP".parse(), Ok(RelayedSignal(Signal::SIGHUP))));
+        for (name, why) in [
+            ("SIGTERM", "stops Ebb"),
+            ("SIGKILL", "is not one that can be passed on"),
+            ("SIGCHLD", "is not one that can be passed on"),
+            ("SIGSEGV", "is not one that can be passed on"),
+            ("SIGNAL", "no such signal"),
+        ] {
+            let error = name.parse::<RelayedSignal>().expect_err(name);
+            assert!(error.contains(why), "{name}: {error}");
+        }
     }
 }

@@ -327,20 +327,20 @@ impl Core {
         }
     }
 
-    /// Nodes whose Envoy was told to close and is to serve again before this control plane ends: those that no drain holds,
-    /// or `all`. The others are left to a successor, which has the drain.
-    pub fn levers_to_undo(&self, all: bool) -> Vec<String> {
+    /// Nodes whose Envoy was told to close and is to serve again before this control plane ends: those that no drain holds
+    /// which a successor will know. The others are left to it.
+    pub fn levers_to_undo(&self, will_be_known: impl Fn(&str) -> bool) -> Vec<String> {
         let wanted = |key: &Arc<str>| {
             let node = self.admins.get(key).map_or(key, |admin| &admin.node);
             let mut drains = self.drains.values();
             drains.any(|drain| {
                 let released = matches!(drain.machine.outcome(), Some((_, Hold::Released)));
-                pulls_lever(drain) && !released && drain.scope.has_node(node)
+                pulls_lever(drain) && !released && drain.scope.has_node(node) && will_be_known(&drain.id)
             })
         };
         let levers = self.pulled_levers.iter();
         levers
-            .filter(|node| all || !wanted(node))
+            .filter(|node| !wanted(node))
             .map(ToString::to_string)
             .collect()
     }

@@ -47,6 +47,8 @@ pub struct Drain {
     pub(super) evidence: v1::Evidence,
     /// What its caller should know.
     pub(super) warnings: Vec<String>,
+    /// Why it is not kept as it is now, as long as that lasts: a word of this control plane, which is not part of its record.
+    pub(super) not_kept: Option<String>,
     /// How often that has changed, and was told.
     pub(super) changes: usize,
     /// When to keep it for the sake of members that have joined.
@@ -130,6 +132,7 @@ impl Drain {
             renew_at,
             evidence,
             warnings,
+            not_kept: None,
             changes: 0,
             keep_at: None,
         })

@@ -8,6 +8,7 @@ use super::{
     fleet::Epoch,
     machine::{self, Hold, Machine},
     policy::{Evidence, PolicyOverrides},
+    record::Kept,
     refusal::named,
     report::Recorder,
     scope::Scope,
@@ -93,6 +94,7 @@ impl Core {
             renew_at: None,
             evidence: v1::Evidence::Unspecified,
             warnings: Vec::new(),
+            not_kept: None,
             changes: 0,
             keep_at: None,
         };
@@ -151,10 +153,28 @@ impl Core {
         Some(out)
     }
 
-    /// Keeps something that the caller of a drain should know.
-    pub fn warn(&mut self, id: &str, text: String) {
+    /// A drain is kept as it is now, or why it is not, which is a warning until it is.
+    pub fn kept(&mut self, id: &str, why_not: Option<String>) {
         if let Some(drain) = self.drains.values_mut().find(|drain| drain.id == id) {
-            drain.warn(text);
+            drain.not_kept = why_not;
+        }
+    }
+
+    /// Everything is kept as it is now. The drains of which that was not so.
+    pub fn all_kept(&mut self) -> Vec<String> {
+        let drains = self.drains.values_mut();
+        drains
+            .filter_map(|drain| drain.not_kept.take().map(|_| drain.id.clone()))
+            .collect()
+    }
+
+    /// All that is to be kept, as it is now.
+    pub fn everything(&self, now: Now) -> Kept {
+        let record = |drain: &Drain| drain.record(self.drain_view(drain, now.instant));
+        Kept {
+            drains: self.drains.values().map(record).collect(),
+            levers: self.pulled_levers.iter().map(ToString::to_string).collect(),
+            reporters: self.fleet.records(),
         }
     }
 

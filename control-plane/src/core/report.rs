@@ -220,7 +220,7 @@ impl Core {
     /// What a drain did so far, or did. `None` = no drain of that id.
     pub fn report(&self, id: &str, now: Now) -> Option<v1::DrainReport> {
         let drain = self.find(id)?;
-        let view = self.drain_view(drain, now.instant);
+        let view = self.shown(drain, now.instant);
         let elapsed = drain.machine.elapsed(now.instant);
         Some(drain.recorder.report(view, elapsed, drain.machine.is_ended()))
     }

@@ -12,15 +12,22 @@ use super::{Core, Now, drain::Drain, fleet::Reporter, machine::Hold};
 impl Core {
     /// A drain as it stands, or as it ended.
     pub fn drain(&self, id: &str, now: Now) -> Option<v1::Drain> {
-        Some(self.drain_view(self.find(id)?, now.instant))
+        Some(self.shown(self.find(id)?, now.instant))
     }
 
     /// All drains, oldest first.
     pub fn drains(&self, now: Now) -> Vec<v1::Drain> {
         self.drains
             .values()
-            .map(|drain| self.drain_view(drain, now.instant))
+            .map(|drain| self.shown(drain, now.instant))
             .collect()
+    }
+
+    /// A drain for those who ask: with what is no part of its record.
+    pub(super) fn shown(&self, drain: &Drain, now: Instant) -> v1::Drain {
+        let mut view = self.drain_view(drain, now);
+        view.warnings.extend(drain.not_kept.clone());
+        view
     }
 
     pub(super) fn drain_view(&self, drain: &Drain, now: Instant) -> v1::Drain {
@@ -28,6 +35,7 @@ impl Core {
         if let Some(last) = &drain.last {
             return v1::Drain {
                 holding,
+                warnings: drain.warnings.clone(),
                 ..last.clone()
             };
         }

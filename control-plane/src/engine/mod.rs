@@ -37,7 +37,7 @@ use crate::{
         record::Kept,
     },
     local,
-    store::Store,
+    store::{Store, Told},
     supervisor::{admin::Admin, succession::RunRecord},
 };
 
@@ -105,6 +105,7 @@ enum Request {
     Nodes(oneshot::Sender<Vec<v1::Node>>),
     WatchNodes(oneshot::Sender<watch::Receiver<Vec<v1::Node>>>),
     KeepRun(Option<RunRecord>, oneshot::Sender<()>),
+    Store(Told),
     /// Answered once all is done.
     GoAway(oneshot::Sender<()>),
 }

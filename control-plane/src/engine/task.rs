@@ -24,8 +24,8 @@ use crate::{
         policies::Policies,
         record::Kept,
     },
-    store::{Changes, Keeper, Store},
-    supervisor::admin::Admin,
+    store::{Changes, Keeper, Store, Told},
+    supervisor::{admin::Admin, succession::RunRecord},
 };
 
 /// Somebody who waits for the answers to an ask.
@@ -59,6 +59,8 @@ pub(super) struct Task {
     endpoints: HashMap<String, Admin>,
     peers: Peers,
     pub(super) store: Keeper,
+    /// Of the processes that this control plane is with, as kept last.
+    run: Option<RunRecord>,
     pub(super) streams: HashMap<StreamId, watch::Sender<Outgoing>>,
     /// Drains that somebody watches.
     drains: HashMap<String, watch::Sender<v1::Drain>>,
@@ -94,6 +96,13 @@ impl Task {
         if drains > 0 {
             tracing::info!(drains, "resuming what an earlier control plane left");
         }
+        let to_itself = requests.clone();
+        let tell = move |told| {
+            if let Some(requests) = to_itself.upgrade() {
+                // One that has ended needs no word of it.
+                let _ = requests.blocking_send(Request::Store(told));
+            }
+        };
         let mut task = Self {
             core,
             started: now.instant,
@@ -102,7 +111,8 @@ impl Task {
             admins: HashMap::new(),
             endpoints,
             peers,
-            store: Keeper::start(store),
+            store: Keeper::start(store, tell),
+            run: None,
             streams: HashMap::new(),
             drains: HashMap::new(),
             changed: HashSet::new(),
@@ -293,8 +303,11 @@ impl Task {
                         "cannot keep what a successor of this run has to know"
                     );
                 }
+                self.run = run;
                 let _ = reply.send(());
             }
+            Request::Store(Told::Written) => self.all_kept(now),
+            Request::Store(Told::Renewed) => self.keep_everything(now),
             Request::GoAway(_) => {}
         }
     }

@@ -4,41 +4,27 @@ use std::{
     fs,
     io::ErrorKind,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use anyhow::{Context, bail};
-use rustix::{fs::Mode, process::umask};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::watch,
 };
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::server::Router;
 
-use crate::address::Address;
+use super::incoming::{Room, incoming};
+use crate::{
+    address::Address,
+    socket::{self, SocketFile},
+};
 
 /// A bound socket.
 #[derive(Debug)]
 pub(super) enum Listener {
     Unix(UnixListener, SocketFile),
     Tcp(TcpListener),
-}
-
-/// A Unix socket's file; removed with it, unless another process has put its own in the place.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    inode: u64,
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
-        }
-    }
 }
 
 impl Listener {
@@ -67,25 +53,14 @@ impl Listener {
             check_owner(folder)?;
         }
         clear_stale(path).await?;
-        // The mode has to be right from the first instant, and only the mask does that.
-        let before = umask(Mode::from_raw_mode(0o177));
-        let bound = UnixListener::bind(path);
-        umask(before);
-        let listener = bound?;
-        let inode = fs::symlink_metadata(path)?.ino();
-        Ok(Self::Unix(
-            listener,
-            SocketFile {
-                path: path.to_owned(),
-                inode,
-            },
-        ))
+        let (listener, file) = socket::bind(path)?;
+        Ok(Self::Unix(listener, file))
     }
 
     /// Where it is, with the port that the system chose.
     pub(super) fn address(&self) -> anyhow::Result<Address> {
         Ok(match self {
-            Self::Unix(_, file) => Address::Unix(file.path.clone()),
+            Self::Unix(_, file) => Address::Unix(file.path().to_owned()),
             Self::Tcp(listener) => {
                 let local = listener.local_addr()?;
                 Address::Tcp {
@@ -100,6 +75,7 @@ impl Listener {
     pub(super) async fn serve(
         self,
         router: Router,
+        room: Room,
         mut stopped: watch::Receiver<bool>,
     ) -> anyhow::Result<()> {
         let stop = async move {
@@ -109,12 +85,12 @@ impl Listener {
         match self {
             Self::Unix(listener, _file) => {
                 router
-                    .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+                    .serve_with_incoming_shutdown(incoming(listener, room), stop)
                     .await?;
             }
             Self::Tcp(listener) => {
                 router
-                    .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+                    .serve_with_incoming_shutdown(incoming(listener, room), stop)
                     .await?;
             }
         }

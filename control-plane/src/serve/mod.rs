@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `listen` | sockets: the Unix socket's mode, stale sockets |
-//! | `limits` | how many connections there may be |
+//! | `incoming` | connections: how many, and how long one may be silent |
 //! | `filter` | `FilterService`: the streams that filters open |
 //! | `drain` | `DrainService` |
 //! | `fleet` | `FleetService` |
@@ -12,7 +12,7 @@
 mod drain;
 mod filter;
 mod fleet;
-mod limits;
+mod incoming;
 mod listen;
 mod process;
 
@@ -26,11 +26,7 @@ use ebb_proto::{
         fleet_service_server::FleetServiceServer, process_service_server::ProcessServiceServer,
     },
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-    task::JoinSet,
-};
+use tokio::{sync::watch, task::JoinSet};
 use tonic::{server::NamedService, transport::server::Router};
 use tonic_health::server::HealthReporter;
 
@@ -38,9 +34,11 @@ use crate::{
     address::Address,
     core::{policies::Policies, record::Kept},
     engine::Engine,
+    limits,
     store::Store,
-    supervisor::{self, admin::Admin},
+    supervisor::{self, admin::Admin, signals::Signals},
 };
+use incoming::Room;
 use listen::Listener;
 
 /// How long connections may take to close once their streams have been told to.
@@ -98,8 +96,14 @@ impl Server {
     /// # Errors
     /// The store or a socket cannot be opened; the message names it.
     pub async fn start(options: ServeOptions) -> anyhow::Result<Self> {
-        let mut store = options.open_store()?;
-        let kept = store.load()?;
+        let opening = options.clone();
+        // It takes as long as the disk does, which must not hold up a stop.
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut store = opening.open_store()?;
+            let kept = store.load()?;
+            anyhow::Ok((store, kept))
+        });
+        let (store, kept) = opened.await??;
         Self::start_with(options, store, kept, None).await
     }
 
@@ -144,10 +148,11 @@ impl Server {
         set_health(&health, serving).await;
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
+        let room = Room::new(limits::grpc_connections());
         for listener in listeners {
             let processes = process::Processes::new(supervisor.clone(), stopped.clone());
             let router = router(&engine, processes)?.add_service(health_service.clone());
-            servers.spawn(listener.serve(router, stopped.clone()));
+            servers.spawn(listener.serve(router, room.clone(), stopped.clone()));
         }
         Ok(Self {
             engine,
@@ -213,24 +218,29 @@ impl Server {
     }
 }
 
-/// Serves until SIGINT or SIGTERM.
+/// Serves until SIGINT, SIGTERM or SIGQUIT, or until the terminal from which it was started is gone. Other signals do nothing.
 ///
 /// # Errors
 /// See [`Server::start`]; or a listener failed.
 pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    limits::allow_connections();
-    let mut server = Server::start(options).await?;
+    let mut signals = Signals::arm().context("signals")?;
+    limits::raise();
+    let starting = Server::start(options);
+    let mut server = tokio::select! {
+        server = starting => server?,
+        asked = signals.stop() => {
+            tracing::info!("stopping: {asked}, before it served");
+            return Ok(());
+        }
+    };
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     }
-    let name = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
+    let asked = tokio::select! {
+        asked = signals.stop() => asked,
         ended = server.failed() => return ended,
     };
-    tracing::info!(signal = name, "stopping");
+    tracing::info!("stopping: {asked}");
     server.stop().await;
     tracing::info!("stopped");
     Ok(())

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use redb::{ReadableDatabase, ReadableTable};
 
-use super::{DRAINS, LEVERS, REPORTERS, RUNS, succession::RUN};
+use super::{DRAINS, LEVERS, REPORTERS, RUNS, sound::sound, succession::RUN};
 use crate::{
     core::{
         fleet::{Epoch, ReporterRecord},
-        record::Record,
+        record::{Kept, Record},
     },
     local,
     supervisor::succession::RunRecord,
@@ -64,6 +65,76 @@ impl Changes {
     #[must_use]
     pub fn run(run: Option<&RunRecord>) -> Self {
         Self::from_iter([(Key::Run, run.map(RunRecord::encode_to_vec))])
+    }
+
+    /// All that a control plane knows, and the run that it is of.
+    #[must_use]
+    pub fn everything(all: Kept, run: Option<&RunRecord>) -> Self {
+        let mut changes = Self::fleet(all.reporters, &[]);
+        for record in &all.drains {
+            changes.merge(Self::drain(record));
+        }
+        for node in &all.levers {
+            changes.merge(Self::lever(node, true));
+        }
+        if run.is_some() {
+            changes.merge(Self::run(run));
+        }
+        changes
+    }
+
+    /// The drains among them, and whether each is kept or dropped.
+    pub(super) fn drains(&self) -> impl Iterator<Item = (&String, bool)> {
+        self.0.iter().filter_map(|(key, value)| match key {
+            Key::Drain(id) => Some((id, value.is_some())),
+            _ => None,
+        })
+    }
+
+    /// What they are of, in words: every drain by its id, and how many others there are.
+    pub(super) fn summary(&self) -> String {
+        let drains: Vec<&str> = self.drains().map(|(id, _)| id.as_str()).collect();
+        let others = self.0.len() - drains.len();
+        match (drains.is_empty(), others) {
+            (true, _) => format!("{others} records of Envoys and processes"),
+            (false, 0) => format!("drains {}", drains.join(", ")),
+            (false, _) => format!(
+                "drains {}, and {others} records of Envoys and processes",
+                drains.join(", ")
+            ),
+        }
+    }
+
+    /// Takes in what can be read of a database that is broken; whether that is all of it.
+    pub(super) fn salvage(&mut self, database: &redb::Database) -> bool {
+        let kept = &mut self.0;
+        let drains = sound(|| {
+            for entry in database.begin_read()?.open_table(DRAINS)?.iter()? {
+                let (id, record) = entry?;
+                kept.insert(Key::Drain(id.value().to_owned()), Some(record.value().to_vec()));
+            }
+            Ok(())
+        });
+        let levers = sound(|| {
+            for entry in database.begin_read()?.open_table(LEVERS)?.iter()? {
+                kept.insert(Key::Lever(entry?.0.value().to_owned()), Some(Vec::new()));
+            }
+            Ok(())
+        });
+        let reporters = sound(|| {
+            for entry in database.begin_read()?.open_table(REPORTERS)?.iter()? {
+                let (epoch, record) = entry?;
+                kept.insert(Key::Reporter(epoch.value()), Some(record.value().to_vec()));
+            }
+            Ok(())
+        });
+        let run = sound(|| {
+            if let Some(run) = database.begin_read()?.open_table(RUNS)?.get(RUN)? {
+                kept.insert(Key::Run, Some(run.value().to_vec()));
+            }
+            Ok(())
+        });
+        [drains, levers, reporters, run].iter().all(Result::is_ok)
     }
 
     /// Whether there are none.

@@ -7,6 +7,7 @@
 //! While it is late nobody waits.
 
 use std::{
+    collections::BTreeSet,
     mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Between two tries to write what could not be written.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// The same while somebody waits for it at the end.
+const AGAIN_AT_THE_END: Duration = Duration::from_millis(20);
+
 /// Why something is not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotKept {
@@ -30,6 +34,15 @@ pub enum NotKept {
     /// It cannot be written now; it is tried again.
     #[error("{0}")]
     Failed(String),
+}
+
+/// What the keeper tells by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// What could not be written is written now.
+    Written,
+    /// Another file has taken the place of a broken one, with what could be read of that: all that is known is to be kept anew.
+    Renewed,
 }
 
 /// Keeps changes. Dropped, it gives up what could not be written.
@@ -54,6 +67,10 @@ struct State {
     /// Why the last try failed.
     failed: Option<String>,
     pace: Pace,
+    /// The drains that are in the file.
+    known: BTreeSet<String>,
+    /// Whether somebody waits for all of it, at the end.
+    settling: bool,
     /// Whether the keeper is gone.
     closed: bool,
 }
@@ -66,15 +83,18 @@ enum Pace {
 }
 
 impl Keeper {
-    /// Takes a store over.
+    /// Takes a store over, of which everything was read. What there is to say without being asked is said to `tell`, on the
+    /// thread of the store.
     #[must_use]
-    pub fn start(store: Store) -> Self {
+    pub fn start(mut store: Store, tell: impl Fn(Told) + Send + 'static) -> Self {
         let shared = Arc::<Shared>::default();
         let is_durable = store.is_durable();
         if is_durable {
+            store.take_renewed();
+            shared.lock().known.clone_from(&store.known);
             let shared = Arc::clone(&shared);
             let writing = thread::Builder::new().name("ebb-store".to_owned());
-            if let Err(error) = writing.spawn(move || write(&shared, store)) {
+            if let Err(error) = writing.spawn(move || write(&shared, store, tell)) {
                 tracing::error!(%error, "no thread for the state: nothing is kept");
             }
         }
@@ -116,7 +136,7 @@ impl Keeper {
             .map_or(Ok(()), |error| Err(NotKept::Failed(error)))
     }
 
-    /// Waits until everything is written, at most this long.
+    /// Waits until everything is written, at most this long. What could not be written before is tried again.
     ///
     /// # Errors
     /// [`NotKept`].
@@ -124,17 +144,43 @@ impl Keeper {
         if !self.is_durable {
             return Ok(());
         }
-        let waits = |state: &mut State| state.tried < state.asked;
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.lock(), bound, waits);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.lock();
+        state.settling = true;
+        self.shared.changed.notify_all();
+        let waits = |state: &mut State| !state.is_settled();
+        let waited = self.shared.changed.wait_timeout_while(state, bound, waits);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.settling = false;
         match &state.failed {
+            _ if state.is_settled() => Ok(()),
             Some(error) => Err(NotKept::Failed(error.clone())),
-            None if state.tried < state.asked => Err(NotKept::Late),
-            None => Ok(()),
+            None => Err(NotKept::Late),
         }
+    }
+
+    /// Whether everything is written.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.is_durable || self.shared.lock().is_settled()
+    }
+
+    /// Whether anything of a drain is in the file, so that a successor goes on with it, if only as it was.
+    #[must_use]
+    pub fn knows(&self, drain: &str) -> bool {
+        self.is_durable && self.shared.lock().known.contains(drain)
+    }
+
+    /// What is not written, in words; `None` = nothing, or it is being written just now.
+    #[must_use]
+    pub fn unwritten(&self) -> Option<String> {
+        let state = self.shared.lock();
+        (!state.pending.is_empty()).then(|| state.pending.summary())
+    }
+}
+
+impl State {
+    fn is_settled(&self) -> bool {
+        self.tried == self.asked && self.pending.is_empty()
     }
 }
 
@@ -152,7 +198,7 @@ impl Shared {
 }
 
 /// Writes until the keeper is gone.
-fn write(shared: &Shared, mut store: Store) {
+fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
     loop {
         let idle = |state: &mut State| !state.closed && state.pending.is_empty();
         let waited = shared.changed.wait_while(shared.lock(), idle);
@@ -165,12 +211,15 @@ fn write(shared: &Shared, mut store: Store) {
         let result = store.apply(&changes);
         let mut state = shared.lock();
         state.tried = upto;
+        let mut told = None;
         match result {
             Ok(()) => {
                 if state.failed.take().is_some() || state.pace == Pace::Late {
                     tracing::info!("the state is written again: all that was to be kept is");
+                    told = Some(Told::Written);
                 }
                 state.pace = Pace::InTime;
+                state.known.clone_from(&store.known);
             }
             Err(error) => {
                 state.failed = Some(format!("{error:#}"));
@@ -180,10 +229,18 @@ fn write(shared: &Shared, mut store: Store) {
         }
         shared.changed.notify_all();
         if state.failed.is_some() {
-            // Tried again then, or when there is something new.
-            let asked = state.asked;
-            let waits = |state: &mut State| !state.closed && state.asked == asked;
-            drop(shared.changed.wait_timeout_while(state, AGAIN_AFTER, waits));
+            // Tried again then, or when there is something new, or somebody waits for it.
+            let (asked, settling) = (state.asked, state.settling);
+            let again = if settling { AGAIN_AT_THE_END } else { AGAIN_AFTER };
+            let waits =
+                |state: &mut State| !state.closed && state.asked == asked && state.settling == settling;
+            drop(shared.changed.wait_timeout_while(state, again, waits));
+        } else {
+            drop(state);
+        }
+        told.into_iter().for_each(&tell);
+        if store.take_renewed() {
+            tell(Told::Renewed);
         }
     }
 }
@@ -222,7 +279,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_there_when_that_is_said() {
         let folder = tempfile::tempdir().unwrap();
-        let keeper = Keeper::start(Store::open(folder.path()).unwrap());
+        let keeper = Keeper::start(Store::open(folder.path()).unwrap(), |_| {});
         keeper.keep(Changes::drain(&drain("a", 1))).unwrap();
         keeper.keep(Changes::drain(&drain("a", 2))).unwrap();
         keeper.keep(Changes::drain(&drain("b", 1))).unwrap();
@@ -232,11 +289,32 @@ mod tests {
     }
 
     #[test]
+    fn at_the_end_what_could_not_be_written_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("state");
+        fs::write(&blocked, "a file in the place of the folder").unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let tell = move |word| tell.send(word).unwrap();
+        let keeper = Keeper::start(Store::open(&blocked).unwrap(), tell);
+        keeper.keep(Changes::drain(&drain("a", 1))).unwrap_err();
+        assert!(!keeper.is_settled() && !keeper.knows("a"));
+        let unwritten = keeper.unwritten();
+        assert!(unwritten.is_none_or(|text| text == "drains a"));
+        assert!(keeper.settle(Duration::ZERO).is_err());
+        fs::remove_file(&blocked).unwrap();
+        keeper.settle(Duration::from_secs(30)).unwrap();
+        assert!(keeper.is_settled() && keeper.knows("a"));
+        assert_eq!(told.recv(), Ok(Told::Written));
+        drop(keeper);
+        assert_eq!(reopened(&blocked), [drain("a", 1)]);
+    }
+
+    #[test]
     fn what_cannot_be_written_is_told_and_written_once_it_can_be_and_just_the_latest() {
         let folder = tempfile::tempdir().unwrap();
         let blocked = folder.path().join("state");
         fs::write(&blocked, "a file in the place of the folder").unwrap();
-        let keeper = Keeper::start(Store::open(&blocked).unwrap());
+        let keeper = Keeper::start(Store::open(&blocked).unwrap(), |_| {});
         for in_flight in [1, 2] {
             let told = keeper.keep(Changes::drain(&drain("a", in_flight)));
             assert!(matches!(told, Err(NotKept::Failed(_))), "{told:?}");
@@ -251,7 +329,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_memory() {
-        let keeper = Keeper::start(Store::memory());
+        let keeper = Keeper::start(Store::memory(), |_| {});
         assert!(!keeper.is_durable());
         keeper.keep(Changes::drain(&drain("a", 1))).unwrap();
         keeper.settle(Duration::ZERO).unwrap();

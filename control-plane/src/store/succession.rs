@@ -7,7 +7,7 @@ use anyhow::Context;
 use prost::Message;
 use redb::ReadableDatabase;
 
-use super::{DRAINS, RUNS, Store, drop_all};
+use super::{DRAINS, RUNS, Store, drop_all, sound::sound};
 use crate::{
     core::record::{Kept, Record},
     supervisor::succession::RunRecord,
@@ -25,11 +25,13 @@ impl Store {
         let Some(database) = self.readable() else {
             return Ok(None);
         };
-        let read = database.begin_read()?;
-        let Some(bytes) = read.open_table(RUNS)?.get(RUN)? else {
-            return Ok(None);
-        };
-        let run = RunRecord::decode(bytes.value());
+        let bytes = sound(|| {
+            let read = database.begin_read()?;
+            let run = read.open_table(RUNS)?.get(RUN)?;
+            Ok(run.map(|run| run.value().to_vec()))
+        });
+        let Some(bytes) = bytes? else { return Ok(None) };
+        let run = RunRecord::decode(&bytes[..]);
         let unreadable = |error: &prost::DecodeError| {
             tracing::warn!(%error, "what the last run kept cannot be read; dropped");
         };
@@ -44,7 +46,7 @@ impl Store {
     /// # Errors
     /// The file cannot be read.
     pub fn take_over(&mut self, now: SystemTime) -> anyhow::Result<Kept> {
-        let (mut kept, unreadable) = self.read()?;
+        let (mut kept, unreadable) = self.read_sound()?;
         let mut released: Vec<&Record> = Vec::new();
         for record in &mut kept.drains {
             if record.release(now) {

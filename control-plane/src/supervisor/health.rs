@@ -1,6 +1,6 @@
 //! `/ready` and `/live` over HTTP, for load balancers and orchestrators.
 
-use std::{convert::Infallible, io, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, io, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -11,11 +11,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
+    task::AbortHandle,
     time::timeout,
 };
 
 use super::{drains::Drains, handle::Handle, probe::clear_stale_socket};
-use crate::address::Address;
+use crate::{
+    address::Address,
+    limits,
+    socket::{self, Accept, Faults, SocketFile},
+};
 
 /// A connection on which nothing is asked for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
@@ -30,8 +35,13 @@ pub struct Health(Listener);
 #[derive(Debug)]
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(UnixListener, SocketFile),
 }
+
+/// The connections of now, oldest first. A probe takes milliseconds, so one that needs the room of another ends the oldest,
+/// which is idle.
+#[derive(Debug, Default)]
+struct Open(VecDeque<AbortHandle>);
 
 #[derive(Clone, Debug)]
 struct Answers {
@@ -40,7 +50,7 @@ struct Answers {
 }
 
 impl Health {
-    /// Binds it. A Unix socket that a dead process left is replaced.
+    /// Binds it. A Unix socket gets mode 0600; one that a dead process left is replaced.
     ///
     /// # Errors
     /// It cannot be bound.
@@ -49,7 +59,8 @@ impl Health {
             Address::Tcp { host, port } => Listener::Tcp(TcpListener::bind((host.as_str(), *port)).await?),
             Address::Unix(path) => {
                 clear_stale_socket(path);
-                Listener::Unix(UnixListener::bind(path)?)
+                let (listener, file) = socket::bind(path)?;
+                Listener::Unix(listener, file)
             }
         }))
     }
@@ -57,22 +68,39 @@ impl Health {
     /// Answers until it is dropped.
     pub async fn serve(self, supervisor: Handle, drains: Drains) {
         let answers = Answers { supervisor, drains };
-        loop {
-            let accepted = match &self.0 {
-                Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| answers.spawn(stream)),
-                Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| answers.spawn(stream)),
-            };
-            if let Err(error) = accepted {
-                // Out of file descriptors, usually: others have to close some first.
-                tracing::warn!(%error, "the health endpoint cannot accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+        match self.0 {
+            Listener::Tcp(listener) => answers.accept(&listener).await,
+            // Its file goes with it.
+            Listener::Unix(listener, _file) => answers.accept(&listener).await,
         }
     }
 }
 
+impl Open {
+    fn add(&mut self, connection: AbortHandle) {
+        self.0.retain(|other| !other.is_finished());
+        if self.0.len() >= limits::health_connections()
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back(connection);
+    }
+}
+
 impl Answers {
-    fn spawn<S>(&self, stream: S)
+    async fn accept<L>(&self, listener: &L)
+    where
+        L: Accept<Io: AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+    {
+        let (mut faults, mut open) = (Faults::new("the health endpoint"), Open::default());
+        loop {
+            let stream = listener.next(&mut faults).await;
+            open.add(self.spawn(stream));
+        }
+    }
+
+    fn spawn<S>(&self, stream: S) -> AbortHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -85,7 +113,8 @@ impl Answers {
                 .serve_connection(TokioIo::new(stream), service);
             // Who speaks nonsense or hangs up is gone.
             let _ = connection.await;
-        });
+        })
+        .abort_handle()
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -9,7 +9,7 @@
 //! | `probe`, `http`, `admin` | readiness checks and Envoy's admin endpoint |
 //! | `drains`, `evidence` | the drains of a shutdown, and waiting for traffic to end |
 //! | `cut` | what a wait has left, and what the shutdown cut in the end |
-//! | `succession`, `survivors` | what a dead run left: which process stops when, pure, and the stopping |
+//! | `succession`, `survivors`, `marked` | what a dead run left: which process stops when, pure, and the stopping |
 //! | `health` | `/ready` and `/live` over HTTP |
 //! | `output` | what processes print |
 //! | `signals` | signals to Ebb itself |
@@ -25,6 +25,7 @@ pub mod handle;
 pub mod health;
 pub mod http;
 pub mod machine;
+mod marked;
 pub mod output;
 pub mod owing;
 pub mod plan;

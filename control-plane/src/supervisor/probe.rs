@@ -136,7 +136,9 @@ async fn execute(
         user: command.and_then(|command| command.user),
     };
     // Its output is of no interest: the pipes are closed at once.
-    let mut child = children.spawn(&command).map_err(|error| error.to_string())?;
+    let mut child = children
+        .spawn(&command, None)
+        .map_err(|error| error.to_string())?;
     let guard = KillOnDrop(children, child.pid);
     let exited = timeout_at(until, child.life.wait_for(|life| *life != Life::Alive)).await;
     let status = match exited {

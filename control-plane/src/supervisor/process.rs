@@ -18,7 +18,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl,
-        signal::{Signal, killpg},
+        signal::{Signal, kill, killpg},
     },
     unistd::{Pid, getpgid},
 };
@@ -28,8 +28,8 @@ use tokio::{
     sync::watch,
 };
 
-use super::{machine::ExitStatus, spawner::Spawner};
-use crate::config::Command;
+use super::{machine::ExitStatus, spawner::Spawner, succession::MARK};
+use crate::{config::Command, limits::Inherited};
 
 /// How often a group whose first process has exited is looked at besides every SIGCHLD: the last of it may be reaped by
 /// somebody else.
@@ -74,6 +74,7 @@ pub struct SpawnError {
 pub struct Children {
     lives: Arc<Mutex<HashMap<i32, watch::Sender<Life>>>>,
     spawner: Spawner,
+    inherited: Inherited,
 }
 
 /// A process and the others of the group that it leads, as they are now.
@@ -94,16 +95,17 @@ pub fn is_of_group(pid: u32, leader: u32) -> bool {
 }
 
 impl Children {
-    /// Becomes the reaper of every descendant and begins to reap.
+    /// Becomes the reaper of every descendant and begins to reap. What it starts gets the `inherited` limit of open files.
     ///
     /// # Errors
     /// The system refuses that, or a thread.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(inherited: Inherited) -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
         let mut exits = signal(SignalKind::child())?;
         let children = Self {
             lives: Arc::default(),
             spawner: Spawner::new()?,
+            inherited,
         };
         let reaper = children.clone();
         tokio::spawn(async move {
@@ -125,12 +127,13 @@ impl Children {
         Ok(children)
     }
 
-    /// Starts a child, with its output in pipes.
+    /// Starts a child, with its output in pipes. Its environment holds the `mark`, by which a successor finds it.
     ///
     /// # Errors
     /// [`SpawnError`].
-    pub fn spawn(&self, command: &Command) -> Result<Child, SpawnError> {
-        let prepared = prepare(command);
+    pub fn spawn(&self, command: &Command, mark: Option<&str>) -> Result<Child, SpawnError> {
+        let mut prepared = prepare(command);
+        prepared.envs(mark.map(|mark| (MARK, mark)));
         // It must be known before it can be reaped.
         let mut children = self.lock();
         let mut child = self
@@ -138,6 +141,7 @@ impl Children {
             .spawn(prepared)
             .map_err(|error| explain(command, &error))?;
         let pid = child.id();
+        self.inherited.give(pid);
         let (sender, life) = watch::channel(Life::Alive);
         children.insert(pid.cast_signed(), sender);
         Ok(Child {
@@ -164,6 +168,19 @@ impl Children {
         }
     }
 
+    /// Signals a child itself, and not the others of its group; nothing happens if it has exited.
+    pub fn relay(&self, pid: u32, signal: Signal) {
+        let children = self.lock();
+        let pid = pid.cast_signed();
+        // Not reaped, so its pid is its own.
+        let alive = children
+            .get(&pid)
+            .is_some_and(|life| *life.borrow() == Life::Alive);
+        if alive && let Err(error) = kill(Pid::from_raw(pid), signal) {
+            tracing::warn!(pid, %signal, %error, "cannot signal");
+        }
+    }
+
     /// Kills every remaining descendant, also those that left their group, until there is none. Takes at most `within`.
     pub async fn sweep(&self, within: Duration) {
         let until = tokio::time::Instant::now() + within;
@@ -176,7 +193,7 @@ impl Children {
             for pid in left {
                 tracing::warn!(pid, "killing a process that outlived the one that started it");
                 // One that exits meanwhile stays a zombie, and its pid taken, until it is reaped here.
-                let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -6,13 +6,24 @@
 //!                 '------------- no admin, or never in traffic ------------^    '-------- exited --------'--> Gone
 //! ```
 //! The wait for traffic ends with the shutdown that the dead run had begun, as far as it had come; every process still has
-//! its own stop timeout.
+//! its own stop timeout. Told to stop itself, the successor has its own grace period for that: waits end so early that every
+//! process has its stop timeout, and what is left at its end is killed.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
 use super::tell::short;
+
+/// The variable in the environment of a process by which a successor finds it, also if the run died before it could keep its
+/// pid: see [`mark`].
+pub const MARK: &str = "EBB_RUN";
+
+/// What [`MARK`] is in a process of this run.
+#[must_use]
+pub fn mark(run: &str, process: &str) -> String {
+    format!("{run}:{process}")
+}
 
 /// What a run keeps of itself in the durable store.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -26,6 +37,9 @@ pub struct RunRecord {
     /// The shutdown, once it has begun.
     #[prost(message, optional, tag = "3")]
     pub shutdown: Option<ShutdownRecord>,
+    /// Its own, which marks its processes: see [`mark`]. Empty: they are not marked.
+    #[prost(string, tag = "4")]
+    pub id: String,
 }
 
 /// A process of a run.
@@ -144,6 +158,8 @@ pub enum Event {
     Quiet(usize),
     /// This process is gone.
     Gone(usize),
+    /// All has to be over by then: whatever is not gone is killed.
+    Hurry(Instant),
 }
 
 /// Something to do.
@@ -172,6 +188,8 @@ pub struct Succession {
     processes: Vec<(Survivor, State)>,
     /// Until when requests may be waited for at all.
     drains_until: Option<Instant>,
+    /// When whatever is left is killed.
+    until: Option<Instant>,
 }
 
 impl Succession {
@@ -182,6 +200,7 @@ impl Succession {
         Self {
             processes: survivors.into_iter().map(waiting).collect(),
             drains_until,
+            until: None,
         }
     }
 
@@ -200,14 +219,59 @@ impl Succession {
                     *state = State::Gone;
                 }
             }
+            Event::Hurry(until) => self.hurry(until),
         }
+        let over = self.until.is_some_and(|until| until <= now);
         for index in 0..self.processes.len() {
             let free = self.is_free(index);
-            if let Some((survivor, state)) = self.processes.get_mut(index) {
-                step(index, survivor, state, free, self.drains_until, now, &mut effects);
+            let drains_until = self.drains_until(index);
+            let Some((survivor, state)) = self.processes.get_mut(index) else {
+                continue;
+            };
+            if over && !matches!(state, State::Killed | State::Gone) {
+                effects.push(Effect::Kill(index));
+                *state = State::Killed;
             }
+            step(index, survivor, state, free, drains_until, now, &mut effects);
         }
         effects
+    }
+
+    fn hurry(&mut self, until: Instant) {
+        self.until = Some(self.until.map_or(until, |before| before.min(until)));
+        for index in 0..self.processes.len() {
+            let bound = self.drains_until(index);
+            if let (Some(bound), Some((_, State::Draining { until }))) =
+                (bound, self.processes.get_mut(index))
+            {
+                *until = bound.min(*until);
+            }
+        }
+    }
+
+    /// Until when the requests of this one may be waited for.
+    fn drains_until(&self, index: usize) -> Option<Instant> {
+        let own = self
+            .until
+            .map(|until| until.checked_sub(self.tail(index)).unwrap_or(until));
+        [self.drains_until, own].into_iter().flatten().min()
+    }
+
+    /// The time that it needs to stop, and what it depends on after it.
+    fn tail(&self, index: usize) -> Duration {
+        let mut tails: Vec<Duration> = vec![Duration::ZERO; self.processes.len()];
+        // As many rounds as the longest chain can have links, whatever was kept.
+        for _ in 0..self.processes.len() {
+            let below = |survivor: &Survivor| {
+                let all = self.processes.iter().zip(&tails);
+                let below = all.filter(|((other, _), _)| survivor.depends_on.contains(&other.name));
+                below.map(|(_, tail)| *tail).max().unwrap_or_default()
+            };
+            let next = self.processes.iter();
+            let next = next.map(|(survivor, _)| survivor.stop_timeout.saturating_add(below(survivor)));
+            tails = next.collect();
+        }
+        tails.get(index).copied().unwrap_or_default()
     }
 
     /// Whether everything that depends on it is gone.
@@ -234,7 +298,11 @@ impl Succession {
             State::Signalled { kill_at } => Some(*kill_at),
             State::Waiting | State::Killed | State::Gone => None,
         };
-        self.processes.iter().filter_map(deadline).min()
+        let over = self.until.filter(|_| {
+            let killed = |(_, state): &(Survivor, State)| matches!(state, State::Killed | State::Gone);
+            !self.processes.iter().all(killed)
+        });
+        self.processes.iter().filter_map(deadline).chain(over).min()
     }
 }
 

@@ -57,6 +57,46 @@ fn what_is_left_of_the_shutdown_bounds_the_wait_for_requests_and_not_the_stop() 
 }
 
 #[test]
+fn told_to_stop_it_leaves_every_process_its_stop_timeout_and_kills_what_is_left_at_the_end() {
+    let start = Instant::now();
+    let survivors = vec![survivor(0, &[], 500, 0), survivor(1, &[0], 300, 10_000)];
+    let mut succession = Succession::new(survivors, None);
+    assert_eq!(succession.handle(Event::Tick, start), [Effect::Drain(1)]);
+    let until = start + ms(2000);
+    assert!(succession.handle(Event::Hurry(until), start + ms(100)).is_empty());
+    assert_eq!(succession.next_deadline(), Some(start + ms(1200)));
+    assert_eq!(
+        succession.handle(Event::Tick, start + ms(1200)),
+        [Effect::Signal(1, Signal::SIGQUIT)]
+    );
+    // Whoever insists is not put off by an earlier word.
+    assert!(
+        succession
+            .handle(Event::Hurry(until + ms(500)), start + ms(1250))
+            .is_empty()
+    );
+    assert_eq!(
+        succession.handle(Event::Hurry(start + ms(1300)), start + ms(1300)),
+        [Effect::Kill(0), Effect::Kill(1)]
+    );
+    assert_eq!(succession.next_deadline(), None);
+    assert!(succession.handle(Event::Gone(1), start + ms(1310)).is_empty());
+    assert!(succession.handle(Event::Gone(0), start + ms(1310)).is_empty());
+    assert!(succession.is_over());
+}
+
+#[test]
+fn what_depends_on_itself_in_a_record_is_no_endless_loop() {
+    let start = Instant::now();
+    let mut succession = Succession::new(vec![survivor(0, &[1], 50, 0), survivor(1, &[0], 50, 0)], None);
+    assert!(succession.handle(Event::Hurry(start + ms(10)), start).is_empty());
+    assert_eq!(
+        succession.handle(Event::Tick, start + ms(10)),
+        [Effect::Kill(0), Effect::Kill(1)]
+    );
+}
+
+#[test]
 fn without_a_stop_timeout_it_is_killed_at_once() {
     let mut succession = Succession::new(vec![survivor(0, &[], 0, 0)], None);
     assert_eq!(succession.handle(Event::Tick, Instant::now()), [Effect::Kill(0)]);

@@ -1,7 +1,8 @@
 //! Stopping what a dead run left: the shell around [`Succession`].
 //!
 //! A process is the one that was kept only if its pid, its start time and the boot are; it is held by a pidfd before that is
-//! looked at, so that a reused pid is never signalled.
+//! looked at, so that a reused pid is never signalled. One that was started in the moment in which the run died was not kept:
+//! it is found by the mark in its environment.
 
 use std::{
     os::fd::OwnedFd,
@@ -16,14 +17,17 @@ use super::{
     admin::Admin,
     attach::Attached,
     evidence,
+    machine::FORCE_WITHIN,
+    marked::{self, Marked},
     owing::Envoy,
     process,
+    signals::{Asked, Signals},
     succession::{Effect, Event, ProcessRecord, RunRecord, Succession, Survivor},
     tell::short,
 };
 use crate::{
     address::Address,
-    config::AttachTo,
+    config::{AttachTo, defaults},
     core::policy::Tcp,
     local::{boot, start_ticks},
 };
@@ -40,13 +44,16 @@ struct Held {
     group: Vec<OwnedFd>,
 }
 
-/// Stops what is still alive of a dead run, in order, and says so. Returns when it is gone.
-pub async fn stop(run: &RunRecord) {
-    let held: Vec<Held> = if run.boot == boot() {
-        run.processes.iter().filter_map(Held::find).collect()
-    } else {
-        Vec::new()
-    };
+/// Stops what is still alive of a dead run, in order, and says so. Returns when it is gone: what asked this process to stop
+/// meanwhile, if anything did. Then all of it took no longer than this grace period from there on.
+pub async fn stop(run: &RunRecord, signals: &mut Signals, grace_period: Duration) -> Option<Asked> {
+    let mut held: Vec<Held> = Vec::new();
+    let mut marked: Vec<Marked> = Vec::new();
+    if run.boot == boot() {
+        held.extend(run.processes.iter().filter_map(Held::find));
+        marked = marked::all(run);
+        held.extend(not_kept(run, &held, &marked));
+    }
     match &run.shutdown {
         Some(shutdown) => {
             tracing::warn!(
@@ -56,23 +63,28 @@ pub async fn stop(run: &RunRecord) {
             );
             tracing::warn!("{}", shutdown.cut_short(SystemTime::now()));
         }
-        None if held.is_empty() => {}
+        None if held.is_empty() && marked.is_empty() => {}
         None => tracing::warn!(alive = held.len(), "the last run died: stopping what it left"),
     }
-    if held.is_empty() {
-        return;
+    let mut asked = None;
+    if !held.is_empty() {
+        let now = Instant::now();
+        let drains_until = run.shutdown.as_ref().map(|shutdown| {
+            let deadline = shutdown.deadline.and_then(|at| SystemTime::try_from(at).ok());
+            let left = deadline.and_then(|at| at.duration_since(SystemTime::now()).ok());
+            now + left.unwrap_or_default()
+        });
+        let survivors = held.iter().map(|held| Survivor::new(&held.record)).collect();
+        let succession = Succession::new(survivors, drains_until);
+        asked = drive(succession, held, Stops::new(signals, grace_period)).await;
     }
-    let now = Instant::now();
-    let drains_until = run.shutdown.as_ref().map(|shutdown| {
-        let deadline = shutdown.deadline.and_then(|at| SystemTime::try_from(at).ok());
-        let left = deadline.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        now + left.unwrap_or_default()
-    });
-    let survivors = held.iter().map(|held| Survivor::new(&held.record)).collect();
-    drive(Succession::new(survivors, drains_until), held).await;
+    if !marked.is_empty() {
+        sweep(run).await;
+    }
+    asked
 }
 
-async fn drive(mut succession: Succession, mut held: Vec<Held>) {
+async fn drive(mut succession: Succession, mut held: Vec<Held>, mut stops: Stops<'_>) -> Option<Asked> {
     let (sender, mut events) = mpsc::unbounded_channel();
     for (index, held) in held.iter().enumerate() {
         let (mut process, sender) = (held.process.clone(), sender.clone());
@@ -96,7 +108,7 @@ async fn drive(mut succession: Succession, mut held: Vec<Held>) {
             }
         }
         if succession.is_over() {
-            return;
+            return stops.asked;
         }
         let until = succession.next_deadline();
         let wait = async {
@@ -107,10 +119,11 @@ async fn drive(mut succession: Succession, mut held: Vec<Held>) {
         };
         let event = tokio::select! {
             Some(event) = events.recv() => event,
+            until = stops.next() => Event::Hurry(until),
             () = wait => {
                 if until.is_none() {
                     tracing::error!("what the last run left cannot be killed; going on without its end");
-                    return;
+                    return stops.asked;
                 }
                 Event::Tick
             }
@@ -194,6 +207,95 @@ impl Held {
             send(member, Signal::SIGKILL);
         }
         tracing::info!(process = self.record.name, "left by the last run: gone");
+    }
+}
+
+/// Those that were started and not kept before the run died: what leads a group, and is the oldest of its name.
+fn not_kept(run: &RunRecord, held: &[Held], marked: &[Marked]) -> Vec<Held> {
+    let missing = run.processes.iter().filter(|record| {
+        let mut names = held.iter().map(|held| &held.record.name);
+        !names.any(|name| *name == record.name)
+    });
+    let found = missing.filter_map(|record| {
+        let mut of_it = marked.iter().filter(|one| one.name == record.name);
+        let leader = of_it.find(|one| process::is_of_group(one.pid, one.pid))?;
+        Held::find(&ProcessRecord {
+            pid: leader.pid,
+            started: leader.started,
+            ..record.clone()
+        })
+    });
+    found.collect()
+}
+
+/// Kills what outlived the processes that started it, until there is none: as a run does at its end.
+async fn sweep(run: &RunRecord) {
+    let until = Instant::now() + VANISH_WITHIN;
+    while Instant::now() < until {
+        let left = marked::all(run);
+        if left.is_empty() {
+            return;
+        }
+        for Marked { pid, started, name } in left {
+            let record = ProcessRecord {
+                pid,
+                started,
+                ..ProcessRecord::default()
+            };
+            if let Some(held) = Held::find(&record) {
+                tracing::warn!(
+                    process = name,
+                    pid,
+                    "left by the last run: killing what outlived it"
+                );
+                held.process.signal(Signal::SIGKILL);
+            }
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// What asks this process to stop while it stops others.
+struct Stops<'s> {
+    signals: &'s mut Signals,
+    grace_period: Duration,
+    asked: Option<Asked>,
+    /// When it was last asked again.
+    repeated: Option<Instant>,
+}
+
+impl<'s> Stops<'s> {
+    fn new(signals: &'s mut Signals, grace_period: Duration) -> Self {
+        Self {
+            signals,
+            grace_period,
+            asked: None,
+            repeated: None,
+        }
+    }
+
+    /// When all has to be over, as somebody asks for it: the first time by the grace period, and at once who insists.
+    async fn next(&mut self) -> Instant {
+        loop {
+            let asked = self.signals.stop().await;
+            let now = Instant::now();
+            if self.asked.is_none() {
+                self.asked = Some(asked);
+                tracing::warn!(
+                    "{asked}: nothing is started, and what the last run left is stopped within the grace period ({})",
+                    short(self.grace_period)
+                );
+                return now + self.grace_period.saturating_sub(defaults::RESERVE);
+            }
+            let Asked::Signal(signal) = asked else { continue };
+            match self.repeated.replace(now) {
+                Some(before) if now - before <= FORCE_WITHIN => {
+                    tracing::warn!("{signal} repeated: killing what the last run left");
+                    return now;
+                }
+                _ => tracing::info!("{signal} again: it goes on; once more within 2s kills everything"),
+            }
+        }
     }
 }
 

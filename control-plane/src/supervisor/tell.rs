@@ -83,6 +83,7 @@ impl Cause {
     pub fn text(&self, plan: &Plan) -> String {
         match self {
             Self::Signal(signal) => format!("received {signal}"),
+            Self::TerminalLost => "the terminal is gone".to_owned(),
             Self::Request => "requested".to_owned(),
             Self::Critical(id, status) => format!("critical process {} {status}", plan.name(*id)),
             Self::StartFailed(id, why, _) => format!("{} did not start: {why}", plan.name(*id)),

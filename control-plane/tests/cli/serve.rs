@@ -17,7 +17,7 @@ fn serve(endpoint: &str, state: &str, more: &[&str]) -> Running {
 fn it_serves_until_a_signal_ends_it() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let endpoint = format!("unix:{}", directory.path().join("ebb.sock").display());
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::QUIT] {
         let serving = serve(&endpoint, "", &[]);
         let status = run_at(&endpoint, &["status", "-o", "json"]);
         assert_eq!(
@@ -41,6 +41,31 @@ fn it_serves_until_a_signal_ends_it() {
             ended.stderr
         );
     }
+}
+
+#[test]
+fn signals_that_are_no_stop_do_nothing() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let endpoint = format!("unix:{}", directory.path().join("ebb.sock").display());
+    let mut serving = serve(&endpoint, "", &[]);
+    for signal in [
+        Signal::HUP,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::IO,
+        Signal::POWER,
+        Signal::XCPU,
+        Signal::XFSZ,
+    ] {
+        serving.signal(signal);
+        serving.stderr_says("ignored");
+    }
+    assert_eq!(run_at(&endpoint, &["status"]).code, Some(0));
+    serving.interrupt();
+    assert_eq!(serving.end().code, Some(0));
 }
 
 #[test]

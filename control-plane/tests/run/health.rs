@@ -1,5 +1,7 @@
 //! `/ready` and `/live`, and grpc.health.v1.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use ebb::{
     config,
     core::{policies::Policies, record::Kept},
@@ -36,7 +38,22 @@ fn ready_is_bad_from_the_announcement_on_and_live_is_not() {
     assert_eq!(world.journal(), ["a start"], "it is only announced");
     assert_eq!(world.health("/live").map(|(status, _)| status), Some(200));
     assert_eq!(world.ends(), 0);
-    assert!(!world.path("ebb.sock").exists(), "its socket is removed");
+    for socket in ["ebb.sock", "health.sock"] {
+        assert!(!world.path(socket).exists(), "{socket} is removed");
+    }
+}
+
+#[test]
+fn its_socket_is_nobody_elses() {
+    let mut world = World::new();
+    world.ready(&world.recorder("a", ""));
+    let mode = std::fs::metadata(world.path("health.sock"))
+        .expect("bound")
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    world.noted("a start");
+    world.signal(Signal::SIGTERM);
+    assert_eq!(world.ends(), 0);
 }
 
 #[test]

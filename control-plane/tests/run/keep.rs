@@ -219,19 +219,3 @@ fn surroundings_are_as_configured() {
         assert_eq!(lines[2..], ["12345", "54321", "54321"], "and no other group");
     }
 }
-
-#[test]
-fn hangup_and_usr1_are_forwarded() {
-    let mut world = World::new();
-    let config = [world.recorder("a", ""), world.recorder("b", "")].concat();
-    world.ready(&config);
-    world.noted("a start");
-    world.noted("b start");
-    world.signal(Signal::SIGHUP);
-    world.noted("a hup");
-    world.noted("b hup");
-    world.signal(Signal::SIGUSR1);
-    world.noted("a usr1");
-    world.signal(Signal::SIGTERM);
-    assert_eq!(world.ends(), 0);
-}

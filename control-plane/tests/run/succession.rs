@@ -1,6 +1,11 @@
 //! What a run that was killed leaves: the next one stops it in order before it starts the same again.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use ebb::{
     local::{boot, start_ticks},
@@ -9,7 +14,7 @@ use ebb::{
 };
 use nix::sys::signal::Signal;
 
-use crate::world::World;
+use crate::world::{World, eventually};
 
 fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -53,6 +58,10 @@ fn what_is_left_of_a_run_that_was_killed_is_stopped_in_order_before_the_same_is_
     world.ready(&config);
     world.noted("top start");
     assert!(!old.into_iter().any(is_alive));
+    world.noted("base start");
+    let mut journal = world.journal();
+    // Nothing shows that one of them is ready but that it runs.
+    journal[4..].sort();
     let expected = [
         "top term",
         "top exit",
@@ -61,7 +70,7 @@ fn what_is_left_of_a_run_that_was_killed_is_stopped_in_order_before_the_same_is_
         "base start",
         "top start",
     ];
-    assert_eq!(world.journal(), expected);
+    assert_eq!(journal, expected);
     let log = world.read("err");
     for text in [
         "the last run died: stopping what it left",
@@ -117,6 +126,157 @@ fn a_shutdown_in_which_a_run_was_killed_goes_on() {
     assert_eq!(world.ends(), 0);
 }
 
+#[test]
+fn what_was_started_in_the_moment_in_which_the_run_was_killed_is_found() {
+    for _ in 0..20 {
+        let mut world = durable();
+        let config = recorder(&world, "base", "");
+        world.start(&config);
+        world.noted("base start");
+        world.kill_ebb();
+        world.start(&config);
+        eventually("it is started again", || {
+            let starts = world.journal();
+            (starts.iter().filter(|line| *line == "base start").count() == 2).then_some(())
+        });
+        world.until_ready();
+        let expected = ["base start", "base term", "base exit", "base start"];
+        assert_eq!(world.journal(), expected);
+        world.signal(Signal::SIGTERM);
+        assert_eq!(world.ends(), 0);
+    }
+}
+
+/// Those that left the group of the process of this mark.
+fn strays(mark: &str) -> Vec<i32> {
+    let mark = format!("EBB_RUN={mark}");
+    let is_stray = |pid: &i32| {
+        let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let environ = read("environ");
+        let mut variables = environ.split(|byte| *byte == 0);
+        read("cmdline").starts_with(b"sleep\x003600") && variables.any(|variable| variable == mark.as_bytes())
+    };
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(is_stray).collect()
+}
+
+#[test]
+fn what_was_not_kept_is_found_by_its_mark_and_what_left_its_group_as_well() {
+    let mut world = durable();
+    let run = RunRecord {
+        boot: boot(),
+        id: "f00d".to_owned(),
+        processes: vec![ProcessRecord {
+            name: "base".to_owned(),
+            stop_timeout: Some(prost_types::Duration { seconds: 9, nanos: 0 }),
+            ..ProcessRecord::default()
+        }],
+        ..RunRecord::default()
+    };
+    let state = Store::open(&world.state);
+    state
+        .expect("state")
+        .apply(&Changes::run(Some(&run)))
+        .expect("kept");
+    let marked = |mark: &str, name: &str| {
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", "setsid sleep 3600 & exec sh \"$0\""])
+            .arg(world.path("recorder.sh"))
+            .env("EBB_RUN", mark)
+            .env("NAME", name)
+            .env("JOURNAL", world.path("journal"))
+            .process_group(0);
+        command.spawn().expect("started")
+    };
+    let mut left = marked("f00d:base", "left");
+    let mut other = marked("f00e:base", "other");
+    world.noted("left start");
+    world.noted("other start");
+    let config = world.recorder("base", "");
+    world.ready(&config);
+    world.noted("base start");
+    let stopped = left.try_wait().expect("waited");
+    let untouched = other.try_wait().expect("waited");
+    let of_each = (strays("f00d:base"), strays("f00e:base"));
+    for pid in of_each.0.iter().chain(&of_each.1) {
+        // It may have ended meanwhile.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), Signal::SIGKILL);
+    }
+    // Whatever became of it, it must not outlive this.
+    let _ = (left.kill(), left.wait(), other.kill(), other.wait());
+    assert!(stopped.is_some(), "{}", world.read("err"));
+    assert_eq!(untouched, None, "another run's");
+    assert_eq!((of_each.0.len(), of_each.1.len()), (0, 1));
+    assert!(world.journal().contains(&"left term".to_owned()), "in order");
+    world.signal(Signal::SIGTERM);
+    assert_eq!(world.ends(), 0);
+}
+
+/// A run that was killed, and left a process that does not end by itself and has an hour for it.
+fn killed_with_a_survivor() -> (World, i32) {
+    let mut world = durable();
+    let config = [
+        "[shutdown]\ngrace_period = \"2h\"\n".to_owned(),
+        recorder(&world, "base", "stop = { timeout = \"1h\" }\n# env ="),
+        world.env("base", &[("LINGER", "3600")]),
+    ]
+    .concat();
+    world.ready(&config);
+    world.noted("base start");
+    let base = world.pid_of("base");
+    world.kill_ebb();
+    (world, base)
+}
+
+#[test]
+fn a_stop_while_survivors_are_being_stopped_is_over_within_the_grace_period_and_nothing_is_started() {
+    let (mut world, base) = killed_with_a_survivor();
+    let config = format!(
+        "[shutdown]\ngrace_period = \"5s\"\n{}",
+        recorder(&world, "base", "")
+    );
+    world.start(&config);
+    world.noted("base term");
+    let asked = Instant::now();
+    world.signal(Signal::SIGTERM);
+    world.logged("within the grace period (5s)");
+    assert_eq!(world.ends(), 0);
+    assert!(asked.elapsed() < Duration::from_secs(7), "{:?}", asked.elapsed());
+    assert!(!is_alive(base));
+    assert_eq!(world.journal(), ["base start", "base term"]);
+    // Nothing is left for the next.
+    world.ready(&config);
+    world.noted("base start");
+    assert!(
+        !world.read("err").contains("the last run"),
+        "{}",
+        world.read("err")
+    );
+    world.signal(Signal::SIGTERM);
+    assert_eq!(world.ends(), 0);
+}
+
+#[test]
+fn who_insists_while_survivors_are_being_stopped_is_obeyed_at_once() {
+    let (mut world, base) = killed_with_a_survivor();
+    world.start(&recorder(&world, "base", ""));
+    world.noted("base term");
+    world.signal(Signal::SIGTERM);
+    world.logged("within the grace period");
+    world.signal(Signal::SIGTERM);
+    world.logged("SIGTERM again");
+    world.signal(Signal::SIGTERM);
+    assert_eq!(world.ends(), 0);
+    assert!(!is_alive(base));
+    let log = world.read("err");
+    assert!(
+        log.contains("SIGTERM repeated: killing what the last run left"),
+        "{log}"
+    );
+}
+
 /// A process that nobody may touch.
 struct Innocent(std::process::Child);
 
@@ -153,7 +313,7 @@ fn leave(state: &Path, boot: String, pid: i32, started: u64) {
     let run = RunRecord {
         boot,
         processes: vec![process],
-        shutdown: None,
+        ..RunRecord::default()
     };
     Store::open(state)
         .expect("state")

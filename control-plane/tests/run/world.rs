@@ -173,6 +173,29 @@ impl World {
         true
     }
 
+    /// `ebb run` through a program that becomes it, or whose only child is it.
+    pub(crate) fn start_through(&mut self, wrapper: &[&str], config: &str, stdin: Stdio) {
+        let ebb = self.command(config, &[]);
+        let mut command = Command::new(wrapper[0]);
+        command
+            .args(&wrapper[1..])
+            .arg(ebb.get_program())
+            .args(ebb.get_args());
+        self.surround(&mut command);
+        command.stdin(stdin);
+        self.start_command(&mut command);
+        let outer = self.pid.expect("pid");
+        let is_ebb = |pid: i32| {
+            let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+            (path == Path::new(env!("CARGO_BIN_EXE_ebb"))).then_some(pid)
+        };
+        self.pid = Some(eventually("ebb is there", || {
+            let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).ok()?;
+            let inner = children.split_whitespace().find_map(|pid| pid.parse().ok());
+            is_ebb(outer).or_else(|| inner.and_then(is_ebb))
+        }));
+    }
+
     /// Starts it, and waits until `/ready` says so.
     pub(crate) fn ready(&mut self, config: &str) {
         self.start(config);
@@ -195,6 +218,14 @@ impl World {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("ebb is alive");
+    }
+
+    /// Sends a signal by its number or name, as the shell does: also those that have no name.
+    pub(crate) fn signal_by_name(&self, name: &str) {
+        let kill = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
+            .status();
+        assert!(kill.expect("sh").success(), "{name}: ebb is alive");
     }
 
     /// Kills `ebb`, and nothing of what it started. What it logged is gone with the next start.

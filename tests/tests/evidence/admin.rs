@@ -1,6 +1,9 @@
 //! The admin endpoint: one that works, one that never answers, one that stops answering, and none.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use ebb_e2e::{
@@ -100,10 +103,12 @@ async fn without_an_admin_the_filter_closes_and_counts_and_there_is_nothing_to_s
 }
 
 /// A drain of a whole node that has ended and holds, by Envoy's own lever; and its control plane was stopped.
-async fn stopped_with_the_lever_pulled(durable: bool) -> Result<(World, EbbOptions)> {
+async fn stopped_with_the_lever_pulled(
+    state: impl FnOnce(&Path) -> Option<PathBuf>,
+) -> Result<(World, EbbOptions)> {
     let mut world = World::start_with(EnvoyOptions::default(), |options, folder| {
         options.admins = vec![unix(&folder.join("admin.sock"))];
-        options.state = durable.then(|| folder.join("state"));
+        options.state = state(folder);
     })
     .await?;
     admin_found(&world).await?;
@@ -131,14 +136,31 @@ async fn is_told_to_close(world: &World) -> Result<bool> {
 
 #[tokio::test]
 async fn a_control_plane_that_keeps_nothing_undoes_its_levers_when_it_stops() -> Result<()> {
-    let (world, _) = stopped_with_the_lever_pulled(false).await?;
+    let (world, _) = stopped_with_the_lever_pulled(|_| None).await?;
     assert!(!is_told_to_close(&world).await?, "nobody else would undo it");
     Ok(())
 }
 
 #[tokio::test]
+async fn a_control_plane_that_could_not_write_its_drain_undoes_the_lever_when_it_stops() -> Result<()> {
+    let blocked = |folder: &Path| {
+        let state = folder.join("state");
+        let blocked = std::fs::write(&state, "a file in the place of the folder");
+        blocked.is_ok().then_some(state)
+    };
+    let (world, options) = stopped_with_the_lever_pulled(blocked).await?;
+    assert!(
+        !is_told_to_close(&world).await?,
+        "no successor knows of the drain"
+    );
+    let log = std::fs::read_to_string(options.log)?;
+    assert!(log.contains("the state is not written"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_control_plane_whose_drain_holds_leaves_the_lever_to_its_successor() -> Result<()> {
-    let (mut world, options) = stopped_with_the_lever_pulled(true).await?;
+    let (mut world, options) = stopped_with_the_lever_pulled(|folder| Some(folder.join("state"))).await?;
     assert!(is_told_to_close(&world).await?, "the drain holds");
     world.ebb = Ebb::start(options).await?;
     let mut client = world.client().await?;

@@ -129,3 +129,35 @@ async fn three_within_two_seconds_kill_everything() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn signals_that_are_no_stop_leave_a_gateway_serving() -> Result<()> {
+    let mut world = World::start_with(EnvoyVersion::V1_40, |setup| {
+        // Envoy opens its access logs anew.
+        let relay = toml::Value::Array(vec!["SIGUSR1".into()]);
+        setup.set_process_key("router", &["relay"], relay)
+    })
+    .await?;
+    let pids = |processes: Vec<ebb_proto::v1::Process>| {
+        let pids = processes.into_iter().map(|process| (process.name, process.pid));
+        pids.collect::<Vec<_>>()
+    };
+    let before = pids(world.gateway.processes().await?);
+    for signal in [Signal::USR1, Signal::HUP, Signal::USR2, Signal::ALARM] {
+        world.gateway.signal(signal)?;
+        let response = world.get().await?;
+        ensure!(response.status == 200, "{signal:?}: {response:?}");
+    }
+    world
+        .gateway
+        .logged("ignored: no process has it relayed signal=SIGALRM")
+        .await?;
+    world
+        .gateway
+        .logged("relayed signal=SIGUSR1 to=\"router\"")
+        .await?;
+    ensure!(pids(world.gateway.processes().await?) == before);
+    ensure!(world.get().await?.status == 200);
+    world.gateway.stop().await?;
+    Ok(())
+}

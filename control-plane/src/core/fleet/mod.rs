@@ -223,6 +223,15 @@ impl Fleet {
         Some(reporter)
     }
 
+    /// Every reporter, for the store.
+    pub fn records(&self) -> Vec<ReporterRecord> {
+        let record = |(epoch, reporter): (&Epoch, &Reporter)| {
+            let cluster = self.nodes.get(&reporter.node).map(|node| node.cluster.as_str());
+            ReporterRecord::of(*epoch, reporter, cluster.unwrap_or_default())
+        };
+        self.reporters.iter().map(record).collect()
+    }
+
     /// What the store has to know since the last call: reporters that came or have other listeners, and those that are gone.
     pub fn take_changed(&mut self) -> (Vec<ReporterRecord>, Vec<Epoch>) {
         let (mut put, mut gone) = (Vec::new(), Vec::new());

@@ -107,16 +107,39 @@ impl Task {
             unknown = (!running).then_some(drain.unknown_reporters.len()),
             "drain"
         );
-        if let Err(error) = self.store.keep(Changes::drain(record)) {
+        let why_not = self.store.keep(Changes::drain(record)).err().map(|error| {
             tracing::error!(
                 drain = drain.id,
                 %error,
                 "cannot keep a drain; it goes on"
             );
-            self.core.warn(
-                &drain.id,
-                format!("it would not survive a restart of the control plane: {error}"),
-            );
+            if self.store.knows(&drain.id) {
+                format!(
+                    "as it is now, it would not survive a restart of the control plane, which would go on with what was \
+                     written before: {error}"
+                )
+            } else {
+                format!("it would not survive a restart of the control plane: {error}")
+            }
+        });
+        self.core.kept(&drain.id, why_not);
+    }
+
+    /// What could not be written is written.
+    pub(super) fn all_kept(&mut self, now: Now) {
+        // Something may have been late again since that was said.
+        if self.store.is_settled() {
+            for id in self.core.all_kept() {
+                self.show_drain(&id, now);
+            }
+        }
+    }
+
+    /// The state was broken, and has a new file.
+    pub(super) fn keep_everything(&mut self, now: Now) {
+        let everything = Changes::everything(self.core.everything(now), self.run.as_ref());
+        if let Err(error) = self.store.keep(everything) {
+            tracing::error!(%error, "cannot keep in a new state what was in the broken one");
         }
     }
 }

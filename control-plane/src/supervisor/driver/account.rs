@@ -25,7 +25,7 @@ impl Supervisor {
             (What::Died(_) | What::Leftovers(_), Some(id)) => self.cut(id, Why::Ended),
             (What::Started(_), Some(id)) => self.account.forget(self.machine.plan().name(id)),
             // What ended before somebody asked for a stop is no part of it.
-            (What::ShutdownBegan(Cause::Signal(_) | Cause::Request), None) => {
+            (What::ShutdownBegan(Cause::Signal(_) | Cause::TerminalLost | Cause::Request), None) => {
                 self.account = Account::default()
             }
             (What::Forced(force), None) => {

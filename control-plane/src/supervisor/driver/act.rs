@@ -23,12 +23,13 @@ use crate::{
         cut::{Left, Remains},
         drains::{DrainRequest, Drains},
         evidence::{self, Proxy},
-        machine::{ExitStatus, ProcessEffect, ProcessEvent},
+        machine::{ExitStatus, ProcessEffect, ProcessEvent, ProcessState},
         output::Stream,
         owing::Envoy,
         plan::{Plan, Planned, ProcessId},
         probe,
         process::{Child, Children},
+        signals::Received,
         succession::ProcessRecord,
     },
 };
@@ -199,9 +200,10 @@ impl Supervisor {
         command: &Command,
         answer: &Answer,
     ) -> Result<ProcessEvent, (String, i32)> {
+        let mark = self.kept.mark(&config.name);
         let child = self
             .children
-            .spawn(command)
+            .spawn(command, Some(&mark))
             .map_err(|error| (error.to_string(), error.code))?;
         let Child {
             pid,
@@ -248,12 +250,30 @@ impl Supervisor {
         process.map(|process| process.left.clone()).unwrap_or_default()
     }
 
-    pub(super) fn forward(&self, signal: Signal) {
-        tracing::info!(%signal, "forwarding to every process");
+    /// Passes a signal on to the processes that list it, but for those that are not ready: they may not be prepared for it yet,
+    /// and it would end them.
+    pub(super) fn relay(&self, signal: Signal) {
+        let (mut relayed, mut early) = (Vec::new(), Vec::new());
         for (process, view) in self.processes.iter().zip(self.machine.view(Instant::now())) {
-            if view.pid.is_some() {
-                process.signal(&self.children, signal);
+            if view.pid.is_none() || !process.config.relay.contains(&signal) {
+                continue;
             }
+            if view.state == ProcessState::Starting {
+                early.push(view.name);
+            } else {
+                process.relay(&self.children, signal);
+                relayed.push(view.name);
+            }
+        }
+        if relayed.is_empty() && early.is_empty() {
+            return Received::Relay(signal).log_ignored();
+        }
+        let (relayed, early) = (relayed.join(", "), early.join(", "));
+        if !relayed.is_empty() {
+            tracing::info!(%signal, to = relayed, "relayed");
+        }
+        if !early.is_empty() {
+            tracing::warn!(%signal, to = early, "not relayed: not ready yet, and perhaps not prepared for it");
         }
     }
 }
@@ -325,6 +345,14 @@ impl Supervised {
             Body::None => None,
             Body::Child(pid) => Some(*pid),
             Body::Attached(attached) => Some(attached.pid()),
+        }
+    }
+
+    fn relay(&self, children: &Children, signal: Signal) {
+        match &self.body {
+            Body::None => {}
+            Body::Child(pid) => children.relay(*pid, signal),
+            Body::Attached(attached) => attached.signal(signal),
         }
     }
 

@@ -7,14 +7,33 @@ use crate::local::boot;
 use crate::supervisor::{
     drains::Drains,
     machine::{Effect, What},
-    succession::{RunRecord, ShutdownRecord},
+    succession::{RunRecord, ShutdownRecord, mark},
 };
 
 /// What was kept last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
+    /// Of this run, and of no other.
+    id: String,
     record: Option<RunRecord>,
     shutdown: Option<ShutdownRecord>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            id: format!("{:032x}", fastrand::u128(..)),
+            record: None,
+            shutdown: None,
+        }
+    }
+}
+
+impl Kept {
+    /// What marks a process of this run.
+    pub(super) fn mark(&self, process: &str) -> String {
+        mark(&self.id, process)
+    }
 }
 
 impl Supervisor {
@@ -40,6 +59,7 @@ impl Supervisor {
             boot: boot(),
             processes: processes.collect(),
             shutdown: self.kept.shutdown.clone(),
+            id: self.kept.id.clone(),
         };
         if self.kept.record.as_ref() != Some(&record) {
             drains.keep_run(Some(record.clone())).await;

@@ -27,7 +27,10 @@ use super::{
     signals::{Received, Signals},
     tell::{Severity, short},
 };
-use crate::config::{Config, defaults};
+use crate::{
+    config::{Config, defaults},
+    limits,
+};
 
 /// Requests and events that may wait for the task; beyond it the senders wait.
 const QUEUE: usize = 1024;
@@ -75,6 +78,7 @@ impl Supervisor {
     /// The system refuses signals, threads or the role of the reaper.
     pub fn new(config: &Config, format: OutputFormat) -> io::Result<Self> {
         let signals = Signals::arm()?;
+        let inherited = limits::raise();
         let (requests, inbox) = mpsc::channel(QUEUE);
         let machine = Machine::new(Plan::new(config), Instant::now());
         let status = Status {
@@ -84,7 +88,7 @@ impl Supervisor {
         Ok(Self {
             processes: config.processes.iter().map(Supervised::new).collect(),
             machine,
-            children: Children::new()?,
+            children: Children::new(inherited)?,
             output: Output::new(format)?,
             signals,
             inbox,
@@ -104,6 +108,20 @@ impl Supervisor {
         Handle {
             requests: self.requests.clone(),
             status: self.status.subscribe(),
+        }
+    }
+
+    /// The signals that come before it runs.
+    pub(super) fn signals(&mut self) -> &mut Signals {
+        &mut self.signals
+    }
+
+    /// How an end is that comes before it runs: nothing was started.
+    pub(super) fn never_ran() -> Ended {
+        Ended {
+            code: 0,
+            until: Instant::now() + defaults::CLEAN_UP,
+            verdict: None,
         }
     }
 
@@ -209,7 +227,9 @@ impl Supervisor {
             tokio::select! {
                 received = self.signals.next() => match received {
                     Received::Stop(signal) => return Event::Signal(signal),
-                    Received::Forward(signal) => self.forward(signal),
+                    Received::TerminalLost => return Event::TerminalLost,
+                    Received::Relay(signal) => self.relay(signal),
+                    Received::Nobodys(_) => received.log_ignored(),
                 },
                 Some(request) = self.inbox.recv() => match request {
                     Request::Event(event) => {

@@ -14,6 +14,8 @@ pub enum Event {
     Start,
     /// SIGINT, SIGTERM or SIGQUIT was received.
     Signal(Signal),
+    /// The terminal from which this was started is gone.
+    TerminalLost,
     /// A caller asked for a shutdown.
     ShutdownRequested,
     /// A deadline may have passed: see [`super::Machine::next_deadline`].
@@ -258,6 +260,8 @@ pub enum Wait {
 pub enum Cause {
     /// By a signal.
     Signal(Signal),
+    /// The terminal from which this was started is gone.
+    TerminalLost,
     /// By a caller.
     Request,
     /// A critical process died.

@@ -63,7 +63,7 @@ pub use view::{ProcessState, ProcessView};
 use super::plan::{Plan, Planned, ProcessId};
 
 /// Within this time of the one before, a repeated signal forces.
-const FORCE_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const FORCE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The state of all processes. See the module's documentation.
 #[derive(Debug)]
@@ -250,6 +250,7 @@ impl Step<'_> {
                 }
             }
             Event::Signal(signal) => self.signalled(signal),
+            Event::TerminalLost => self.begin_stop(Cause::TerminalLost),
             Event::ShutdownRequested => self.begin_stop(Cause::Request),
             Event::Tick => {}
             Event::Process(id, run, event) => {

@@ -223,7 +223,7 @@ impl Step<'_> {
     fn finish(&mut self) {
         let code = match &self.machine.phase {
             Phase::Stopping { cause, .. } => match cause {
-                Cause::Signal(_) | Cause::Request => 0,
+                Cause::Signal(_) | Cause::TerminalLost | Cause::Request => 0,
                 Cause::Critical(_, status) => status.code(),
                 Cause::StartFailed(_, _, code) | Cause::NothingLeft(code) => *code,
             },
