@@ -2,6 +2,7 @@
 //! its successor makes of that, is in `succession`.
 
 mod changes;
+mod compact;
 mod keeper;
 mod succession;
 
@@ -49,6 +50,8 @@ pub struct Store {
     database: Option<Database>,
     /// What is in a file that could be read and not written when the store was opened.
     left: Option<Database>,
+    /// The size of the file when it was last compacted; 0 = it was not.
+    compacted: u64,
 }
 
 /// Why a store cannot be used at all, however long one waits.
@@ -72,6 +75,7 @@ impl Store {
             file: None,
             database: None,
             left: None,
+            compacted: 0,
         }
     }
 
@@ -112,6 +116,7 @@ impl Store {
             file: Some(file),
             database,
             left,
+            compacted: 0,
         })
     }
 

@@ -153,6 +153,8 @@ impl Shared {
 
 /// Writes until the keeper is gone.
 fn write(shared: &Shared, mut store: Store) {
+    // An earlier one may have left much that is not needed.
+    store.compact();
     loop {
         let idle = |state: &mut State| !state.closed && state.pending.is_empty();
         let waited = shared.changed.wait_while(shared.lock(), idle);
@@ -179,6 +181,11 @@ fn write(shared: &Shared, mut store: Store) {
             }
         }
         shared.changed.notify_all();
+        if state.failed.is_none() && state.pending.is_empty() && !state.closed {
+            drop(state);
+            store.compact();
+            continue;
+        }
         if state.failed.is_some() {
             // Tried again then, or when there is something new.
             let asked = state.asked;
