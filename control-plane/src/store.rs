@@ -3,6 +3,7 @@
 
 mod broken;
 mod changes;
+mod compact;
 mod file;
 mod keeper;
 mod sound;
@@ -54,6 +55,8 @@ pub struct Store {
     known: BTreeSet<String>,
     /// Whether another file has taken the place of a broken one, and nobody has asked for that yet.
     renewed: bool,
+    /// The size of the file when it was last compacted; 0 = it was not.
+    compacted: u64,
 }
 
 /// Why a store cannot be used at all, however long one waits.
@@ -79,6 +82,7 @@ impl Store {
             left: None,
             known: BTreeSet::new(),
             renewed: false,
+            compacted: 0,
         }
     }
 

@@ -114,7 +114,7 @@ async fn a_drain_that_waits_for_its_envoy_is_refused_when_the_end_comes() {
     for _ in 0..3 {
         // Each answer comes after what was asked before.
         probe
-            .list_drains(ebb_proto::v1::ListDrainsRequest {})
+            .list_drains(ebb_proto::v1::ListDrainsRequest::default())
             .await
             .expect("answered");
     }

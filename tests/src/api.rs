@@ -115,12 +115,19 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn drains(&mut self) -> Result<Vec<Drain>, Status> {
-        Ok(self
-            .drain_service
-            .list_drains(ListDrainsRequest {})
-            .await?
-            .into_inner()
-            .drains)
+        let (mut drains, mut request) = (Vec::new(), ListDrainsRequest::default());
+        loop {
+            let page = self
+                .drain_service
+                .list_drains(request.clone())
+                .await?
+                .into_inner();
+            drains.extend(page.drains);
+            if page.next_page_token.is_empty() {
+                return Ok(drains);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 
     /// Cancels or releases a drain.
@@ -214,11 +221,14 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn nodes(&mut self) -> Result<Vec<Node>, Status> {
-        Ok(self
-            .fleet_service
-            .list_nodes(ListNodesRequest {})
-            .await?
-            .into_inner()
-            .nodes)
+        let (mut nodes, mut request) = (Vec::new(), ListNodesRequest::default());
+        loop {
+            let page = self.fleet_service.list_nodes(request.clone()).await?.into_inner();
+            nodes.extend(page.nodes);
+            if page.next_page_token.is_empty() {
+                return Ok(nodes);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 }

@@ -3,8 +3,8 @@
 use std::{error::Error as StdError, future::Future, io, path::PathBuf, time::Duration};
 
 use ebb_proto::v1::{
-    drain_service_client::DrainServiceClient, fleet_service_client::FleetServiceClient,
-    process_service_client::ProcessServiceClient,
+    Drain, ListDrainsRequest, ListNodesRequest, Node, drain_service_client::DrainServiceClient,
+    fleet_service_client::FleetServiceClient, process_service_client::ProcessServiceClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
@@ -20,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a silent connection is tried, and how long the answer may take: a peer that has vanished is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// More pages than any list has: one that does not end is not followed.
+const MOST_PAGES: usize = 100_000;
 /// A large fleet with many drains is more than tonic's 4 MiB. In bytes.
 const MESSAGE_MAX: usize = 64 << 20;
 
@@ -75,6 +77,40 @@ impl Client {
     /// The drains' calls.
     pub(crate) fn drains(&self) -> DrainServiceClient<Channel> {
         DrainServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_MAX)
+    }
+
+    /// All drains, oldest first.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub(crate) async fn all_drains(&self) -> Result<Vec<Drain>, CallError> {
+        let (mut drains, mut request) = (Vec::new(), ListDrainsRequest::default());
+        for _ in 0..MOST_PAGES {
+            let page = self.call(self.drains().list_drains(request.clone())).await?;
+            drains.extend(page.drains);
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        Ok(drains)
+    }
+
+    /// All nodes, sorted by id.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub(crate) async fn nodes(&self) -> Result<Vec<Node>, CallError> {
+        let (mut nodes, mut request) = (Vec::new(), ListNodesRequest::default());
+        for _ in 0..MOST_PAGES {
+            let page = self.call(self.fleet().list_nodes(request.clone())).await?;
+            nodes.extend(page.nodes);
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+        Ok(nodes)
     }
 
     /// The fleet's calls.

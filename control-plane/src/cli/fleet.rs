@@ -1,15 +1,13 @@
 //! The fleet as `ebb status` and `ebb watch` show it: nodes, drains, processes.
 
-use ebb_proto::v1::{
-    Drain, ListDrainsRequest, ListNodesRequest, Node, Phase, ReporterState, UnknownReporter,
-};
+use ebb_proto::v1::{Drain, Node, Phase, ReporterState, UnknownReporter};
 use serde::Serialize;
 
 use super::{
     blockers::{self, BlockerView},
     client::{CallError, Client},
     common::{count, from_wire, human},
-    output::one_line,
+    output::{one_line, short},
     outstanding::{self, OutstandingView},
     processes::{self, ProcessView},
     table::{Column, Table},
@@ -34,6 +32,9 @@ pub(crate) struct NodeView {
     pub(crate) reporters: usize,
     pub(crate) unknown_reporters: usize,
     pub(crate) listeners: Vec<ListenerView>,
+    /// More listeners than are told of; left out if there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) listeners_omitted: u32,
     /// For the text: which reporters are unknown, and why.
     #[serde(skip)]
     unknown: Vec<UnknownReporter>,
@@ -80,14 +81,8 @@ impl Fleet {
     /// # Errors
     /// As [`Client::call`].
     pub(crate) async fn ask_beside(client: &Client, processes: Vec<ProcessView>) -> Result<Self, CallError> {
-        let nodes = client
-            .call(client.fleet().list_nodes(ListNodesRequest {}))
-            .await?
-            .nodes;
-        let drains = client
-            .call(client.drains().list_drains(ListDrainsRequest {}))
-            .await?
-            .drains;
+        let nodes = client.nodes().await?;
+        let drains = client.all_drains().await?;
         Ok(Self {
             nodes: nodes.into_iter().map(NodeView::from).collect(),
             drains: drains.into_iter().map(DrainView::from).collect(),
@@ -142,6 +137,10 @@ impl Fleet {
                     listener.phase.to_owned(),
                     reporters.take().unwrap_or_default(),
                 ]);
+            }
+            if node.listeners_omitted > 0 {
+                let more = format!("and {} more", node.listeners_omitted);
+                table.row([String::new(), more, "-".to_owned(), "-".to_owned(), String::new()]);
             }
             if let (Some(id), Some(reporters)) = (id, reporters) {
                 table.row([id, "-".to_owned(), "-".to_owned(), "-".to_owned(), reporters]);
@@ -248,7 +247,11 @@ impl DrainView {
 
 impl From<Node> for NodeView {
     fn from(node: Node) -> Self {
-        let reporters = node.reporters.len();
+        let omitted = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let reporters = node
+            .reporters
+            .len()
+            .saturating_add(omitted(node.reporters_omitted));
         let live = |state| state == i32::from(ReporterState::Live);
         let unknown: Vec<_> = node
             .reporters
@@ -269,8 +272,9 @@ impl From<Node> for NodeView {
         Self {
             id: node.id,
             reporters,
-            unknown_reporters: unknown.len(),
+            unknown_reporters: unknown.len().saturating_add(omitted(node.unknown_omitted)),
             listeners,
+            listeners_omitted: node.listeners_omitted,
             unknown,
         }
     }
@@ -335,7 +339,8 @@ pub(crate) fn describe(reporter: &UnknownReporter) -> String {
     } else {
         &reporter.reason
     };
-    one_line(&format!("{}/{}: {reason}", reporter.node, reporter.reporter))
+    let node = short(&reporter.node);
+    one_line(&format!("{node}/{}: {reason}", reporter.reporter))
 }
 
 /// With reporters unknown, the count is only what is known at least.
@@ -345,4 +350,9 @@ fn in_flight(known: u64, unknown_reporters: usize) -> String {
     } else {
         format!(">={known}")
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }

@@ -2,7 +2,7 @@
 
 use console::{Alignment, measure_text_width, pad_str};
 
-use super::output::one_line;
+use super::output::{one_line, short};
 
 /// Where a column's cells stand.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +29,11 @@ impl Table {
         }
     }
 
-    /// Adds a row, a cell for each column. Names come from elsewhere: control characters are taken out.
+    /// Adds a row, a cell for each column. Names come from elsewhere: control characters are taken out, and a long one must not
+    /// widen every row.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows
-            .push(cells.into_iter().map(|cell| one_line(&cell)).collect());
+            .push(cells.into_iter().map(|cell| short(&one_line(&cell))).collect());
     }
 
     /// The header and the rows, one line each.
@@ -83,6 +84,16 @@ impl Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_does_not_widen_every_row() {
+        let mut table = Table::new([Column::Text("NODE"), Column::Number("IN FLIGHT")]);
+        table.row(["x".repeat(1000), "7".into()]);
+        table.row(["edge-1".into(), "0".into()]);
+        for line in table.lines() {
+            assert!(measure_text_width(&line) <= 100, "{line}");
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -270,11 +270,7 @@ impl Core {
     /// Asks the Envoys whose own count is needed, and has those close that are to.
     pub(super) fn step_admins(&mut self, now: Now, out: &mut Vec<Effect>) {
         for (node, admin) in &mut self.admins {
-            let of_node = || {
-                self.drains
-                    .values()
-                    .filter(|drain| drain.tally.nodes().any(|other| other == node))
-            };
+            let of_node = || self.drains.values().filter(|drain| drain.tally.has_node(node));
             let running = || {
                 of_node()
                     .filter(|drain| !drain.machine.is_ended())

@@ -624,6 +624,8 @@ fn an_announced_drain_shows_counts_and_closes_nothing() {
 mod blockers;
 #[path = "keeping_tests.rs"]
 mod keeping;
+#[path = "limits_tests.rs"]
+mod limits;
 #[path = "model_tests.rs"]
 mod model;
 #[path = "owing_tests.rs"]

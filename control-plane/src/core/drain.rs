@@ -13,7 +13,8 @@ use super::{
     report::Recorder,
     scope::Scope,
     settling::Settling,
-    tally::Tally,
+    tally::{Tally, rows},
+    view::UNKNOWN_SHOWN,
 };
 
 /// The most warnings that a drain keeps.
@@ -24,6 +25,9 @@ const MAX_CHANGES: usize = 16;
 
 /// Between two records for the sake of members that joined: each is a write to the disk, and an Envoy has many VMs.
 const KEEP_JOINED_EVERY: Duration = Duration::from_millis(100);
+
+/// The greatest place among drains that one can have been given: there is always one after it.
+const MOST_SEQUENCE: u64 = u64::MAX >> 1;
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -61,7 +65,8 @@ impl Drain {
     /// # Errors
     /// In words, why its record makes no sense.
     pub(super) fn resume(record: Record, now: Now) -> Result<Self, String> {
-        let drain = record.drain.ok_or("an empty record")?;
+        let mut drain = record.drain.ok_or("an empty record")?;
+        fit(&mut drain);
         let unreadable = |what: &dyn std::fmt::Display| format!("drain {:?}: {what}", drain.id);
         let scope = drain.scope.clone().map(Scope::from).unwrap_or_default();
         let policy = drain.policy.as_ref().ok_or_else(|| unreadable(&"no policy"))?;
@@ -74,7 +79,14 @@ impl Drain {
         let age = now.wall.duration_since(started_at).unwrap_or_default();
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
         let span = |wire: Option<prost_types::Duration>| wire.as_ref().and_then(from_wire);
-        let closing_since = span(record.closing_after).map(|after| started + after);
+        // Of a time that cannot be nothing is known.
+        let since = |span: Duration| started.checked_add(span);
+        let closing_since = span(record.closing_after)
+            .map(|after| since(after).ok_or_else(|| unreadable(&"closes too late")))
+            .transpose()?;
+        if record.sequence > MOST_SEQUENCE {
+            return Err(unreadable(&"no place among others"));
+        }
         let hold = if drain.holding {
             Hold::Holding
         } else {
@@ -101,7 +113,8 @@ impl Drain {
                 (machine, None)
             }
             Some(outcome) => {
-                let at = started + span(drain.elapsed).unwrap_or_default();
+                let elapsed = span(drain.elapsed).unwrap_or_default();
+                let at = since(elapsed).ok_or_else(|| unreadable(&"ends too late"))?;
                 (
                     Machine::ended(policy, started, closing_since, outcome, at, hold),
                     Some(drain.clone()),
@@ -264,4 +277,16 @@ impl Drain {
         .flatten()
         .min()
     }
+}
+
+/// Leaves of what an earlier control plane kept as much as is shown.
+fn fit(drain: &mut v1::Drain) {
+    let more = |omitted: &mut u32, more: usize| {
+        *omitted = omitted.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+    };
+    let unknown = drain.unknown_reporters.len().saturating_sub(UNKNOWN_SHOWN);
+    drain.unknown_reporters.truncate(UNKNOWN_SHOWN);
+    more(&mut drain.unknown_reporters_omitted, unknown);
+    let listeners = rows::fit(&mut drain.listeners);
+    more(&mut drain.listeners_omitted, listeners);
 }

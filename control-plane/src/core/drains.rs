@@ -112,9 +112,11 @@ impl Core {
         if scope.is_upstream() && !scope.listeners.is_empty() {
             return Err(StartError::MixedScope);
         }
-        let mut nodes: Vec<String> = self.fleet.nodes().map(|(id, _)| id.to_string()).collect();
-        nodes.extend(self.admins.values().map(|admin| admin.node.to_string()));
-        if nodes.is_empty() {
+        let nodes = || {
+            let nodes = self.fleet.nodes().map(|(id, _)| &**id);
+            nodes.chain(self.admins.values().map(|admin| &*admin.node))
+        };
+        if nodes().next().is_none() {
             return Err(StartError::NobodyAttached);
         }
         named(&scope.nodes, nodes).map_err(|(name, known)| StartError::UnknownNode { name, known })?;
@@ -127,19 +129,21 @@ impl Core {
             let admins = self.admins.values();
             admins.filter(|admin| scope.has_node(&admin.node))
         };
-        let listeners = covered()
-            .flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()))
-            .chain(admins().flat_map(|admin| admin.listeners().cloned()));
-        named(&scope.listeners, listeners.collect())
+        let listeners = || {
+            let listeners = covered().flat_map(|(_, reporter)| reporter.listeners.iter());
+            let of_admins = admins().flat_map(|admin| admin.listeners().map(String::as_str));
+            listeners.map(|said| said.name.as_str()).chain(of_admins)
+        };
+        named(&scope.listeners, listeners)
             .map_err(|(name, known)| StartError::UnknownListener { name, known })?;
-        let upstreams = covered()
-            .flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()))
-            .chain(admins().flat_map(|admin| admin.upstreams().cloned()));
-        named(
-            &scope.upstreams,
-            upstreams.filter(|address| !address.is_empty()).collect(),
-        )
-        .map_err(|(name, known)| StartError::UnknownUpstream { name, known })?;
+        let upstreams = || {
+            let upstreams = covered().flat_map(|(_, reporter)| reporter.upstreams.iter());
+            let of_admins = admins().flat_map(|admin| admin.upstreams().map(String::as_str));
+            let all = upstreams.map(|said| said.address.as_str()).chain(of_admins);
+            all.filter(|address| !address.is_empty())
+        };
+        named(&scope.upstreams, upstreams)
+            .map_err(|(name, known)| StartError::UnknownUpstream { name, known })?;
         self.check_evidence(scope, evidence)
     }
 

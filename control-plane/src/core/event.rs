@@ -37,6 +37,13 @@ pub enum Event {
         /// The stream.
         stream: StreamId,
     },
+    /// A stream says what is not remembered of anybody, and is to end.
+    Refused {
+        /// The stream.
+        stream: StreamId,
+        /// Why, in words.
+        why: String,
+    },
     /// An Envoy process was seen to end: nothing of it can be in flight any more.
     ProcessEnded {
         /// Its random number, as its filters give it.
@@ -105,7 +112,7 @@ pub enum Effect {
     },
     /// End a stream that another of the same VM has replaced.
     End(StreamId),
-    /// End a stream whose claim is refused.
+    /// End a stream that is refused.
     Refuse {
         /// The stream.
         stream: StreamId,

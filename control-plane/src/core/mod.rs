@@ -24,6 +24,7 @@
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `holding` | drains that have ended and hold |
 //! | `view` | the same, in the words of the wire |
+//! | `snapshot` | what a view of the nodes is made of, elsewhere |
 //! | `timeline` | what was in flight over the time of a drain |
 //! | `report` | what a drain did |
 //! | `blockers` | which requests are in flight, asked of the filters |
@@ -55,6 +56,7 @@ mod refusal;
 pub mod report;
 pub mod scope;
 pub mod settling;
+pub mod snapshot;
 pub mod tally;
 pub mod timeline;
 mod view;
@@ -195,24 +197,25 @@ impl Core {
             Event::Reported { stream, mut report } => {
                 let blockers = std::mem::take(&mut report.blockers);
                 let goodbye = leaving::is_goodbye(&report);
-                if let Some(epoch) = self.fleet.report(stream, report, now.instant) {
-                    let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
-                    self.answered(epoch, answered, &mut out);
-                    self.heard_blockers(epoch, &blockers, &mut out);
-                    self.look_at(epoch, now, &mut out);
-                    if goodbye {
-                        self.said_goodbye(epoch, now, &mut out);
+                match self.fleet.report(stream, report, now.instant) {
+                    Ok(None) => {}
+                    Err(excess) => self.refuse(stream, &excess.to_string(), now, &mut out),
+                    Ok(Some(epoch)) => {
+                        let answered = self.fleet.get(epoch).map_or(0, |reporter| reporter.answered);
+                        self.answered(epoch, answered, &mut out);
+                        self.heard_blockers(epoch, &blockers, &mut out);
+                        self.look_at(epoch, now, &mut out);
+                        if goodbye {
+                            self.said_goodbye(epoch, now, &mut out);
+                        }
+                        out.push(Effect::FleetChanged);
                     }
-                    out.push(Effect::FleetChanged);
                 }
             }
+            Event::Refused { stream, why } => self.refuse(stream, &why, now, &mut out),
             Event::ProcessEnded { process } => self.process_ended(process, now, &mut out),
             Event::Detached { stream } => {
-                let live = self
-                    .fleet
-                    .epoch(stream)
-                    .and_then(|epoch| self.fleet.get(epoch))
-                    .is_some_and(|r| r.is_live());
+                let live = self.is_live(stream);
                 if let Some(epoch) = self.fleet.detach(stream, now.instant) {
                     self.prune_at.get_or_insert(now.instant + SUCCEEDS_AFTER);
                     self.became_unknown(epoch, live, now, &mut out);
@@ -246,6 +249,26 @@ impl Core {
         out
     }
 
+    fn is_live(&self, stream: StreamId) -> bool {
+        let epoch = self.fleet.epoch(stream);
+        epoch
+            .and_then(|epoch| self.fleet.get(epoch))
+            .is_some_and(|r| r.is_live())
+    }
+
+    /// A stream says more than is remembered of anybody: it ends, and its reporter is unknown.
+    fn refuse(&mut self, stream: StreamId, why: &str, now: Now, out: &mut Vec<Effect>) {
+        let live = self.is_live(stream);
+        let Some(epoch) = self.fleet.refuse(stream, why, now.instant) else {
+            return;
+        };
+        let node = self.fleet.get(epoch).map(|reporter| reporter.node.clone());
+        let why = format!("node {:?}: {why}", node.as_deref().unwrap_or_default());
+        out.push(Effect::Refuse { stream, why });
+        self.prune_at.get_or_insert(now.instant + SUCCEEDS_AFTER);
+        self.became_unknown(epoch, live, now, out);
+    }
+
     /// A filter opened a stream.
     fn attached(
         &mut self,
@@ -265,7 +288,7 @@ impl Core {
             }
         };
         out.extend(attached.replaced.map(Effect::End));
-        self.fleet.report(stream, report, now.instant);
+        let excess = self.fleet.report(stream, report, now.instant).err();
         self.prune(Some(&hello.node_id), now, out);
         self.ask += 1;
         self.look_at(attached.epoch, now, out);
@@ -275,6 +298,9 @@ impl Core {
         }
         for other in attached.expected {
             self.look_at(other, now, out);
+        }
+        if let Some(excess) = excess {
+            self.refuse(stream, &excess.to_string(), now, out);
         }
         out.push(Effect::FleetChanged);
     }
@@ -367,7 +393,11 @@ impl Core {
             .unwrap_or_else(|| "".into());
         // An admin endpoint is that of one process.
         let envoy_closes = self.admins.get(&node).is_some_and(Admin::closes) && !self.fleet.is_shared(&node);
-        let drains = self.drains.values().filter(|drain| drain.tally.has(epoch));
+        let closing = self
+            .drains
+            .values()
+            .filter(|drain| drain.machine.closing_since().is_some());
+        let drains = closing.filter(|drain| drain.tally.has(epoch));
         let directives: Vec<_> = drains
             .flat_map(|drain| drain.directives(envoy_closes && admins::pulls_lever(drain), now.instant))
             .collect();

@@ -113,8 +113,10 @@ impl Node {
         self.members = self.members.saturating_sub(1);
         if let Some(members) = self.processes.get_mut(&process) {
             *members = members.saturating_sub(1);
+            if *members == 0 {
+                self.processes.remove(&process);
+            }
         }
-        self.processes.retain(|_, members| *members > 0);
     }
 
     /// A reporter has left for good.

@@ -84,6 +84,11 @@ impl Core {
         }
     }
 
+    /// Whoever has not answered by now is waited for no longer.
+    pub fn give_up(&mut self, ask: u64) {
+        self.queries.remove(&ask);
+    }
+
     fn complete(&mut self, ask: u64, out: &mut Vec<Effect>) {
         self.queries.remove(&ask);
         out.push(Effect::Answered(ask));

@@ -1,5 +1,7 @@
 //! Why a drain is not started, in words that say what to do.
 
+use std::{collections::BTreeSet, fmt};
+
 use thiserror::Error;
 
 use super::{drains::MAX_REQUEST_ID, policy::PolicyError};
@@ -29,26 +31,26 @@ pub enum StartError {
     )]
     NobodyAttached,
     /// Not a node.
-    #[error("no node {name:?} is attached; attached: {}", list(.known))]
+    #[error("no node {name:?} is attached; attached: {known}")]
     UnknownNode {
         /// What the caller named.
         name: String,
         /// What there is.
-        known: Vec<String>,
+        known: Listed,
     },
     /// Listeners and upstream endpoints in one scope.
     #[error("scope: names listeners and upstreams; start a drain for each")]
     MixedScope,
     /// Not an upstream endpoint that any node in scope has sent to.
     #[error(
-        "no requests towards upstream {name:?} were seen; seen: {} (filters count upstreams where their configuration \
-         says `upstreams`)", list(.known)
+        "no requests towards upstream {name:?} were seen; seen: {known} (filters count upstreams where their configuration \
+         says `upstreams`)"
     )]
     UnknownUpstream {
         /// What the caller named.
         name: String,
         /// What there is.
-        known: Vec<String>,
+        known: Listed,
     },
     /// Evidence `admin`, and no admin endpoint.
     #[error(
@@ -65,23 +67,34 @@ pub enum StartError {
     )]
     NotCounted(String),
     /// Not a listener of any node in scope.
-    #[error("no listener {name:?} on the nodes in scope; known: {}", list(.known))]
+    #[error("no listener {name:?} on the nodes in scope; known: {known}")]
     UnknownListener {
         /// What the caller named.
         name: String,
         /// What there is.
-        known: Vec<String>,
+        known: Listed,
     },
 }
 
-/// Whether all names are known; else the first that is not, and what is.
-pub(super) fn named(names: &[String], mut known: Vec<String>) -> Result<(), (String, Vec<String>)> {
-    known.sort();
-    known.dedup();
-    match names.iter().find(|name| known.binary_search(name).is_err()) {
-        Some(name) => Err((shortened(name), known)),
-        None => Ok(()),
+/// Whether all names are known; else the first that is not, and what is: no more than are listed, and how many others.
+pub(super) fn named<'a, Known: Iterator<Item = &'a str>>(
+    names: &[String],
+    known: impl Fn() -> Known,
+) -> Result<(), (String, Listed)> {
+    let mut missing: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
     }
+    for known in known() {
+        if missing.remove(known) && missing.is_empty() {
+            return Ok(());
+        }
+    }
+    let first = missing.first().map(|name| shortened(name)).unwrap_or_default();
+    let all: BTreeSet<&str> = known().collect();
+    let names = all.iter().take(LISTED).map(|name| shortened(name)).collect();
+    let more = all.len().saturating_sub(LISTED);
+    Err((first, Listed { names, more }))
 }
 
 /// As many names as help: a refusal travels in a header, and clients refuse headers of more than 16 KiB.
@@ -90,18 +103,25 @@ const LISTED: usize = 20;
 /// The longest name that is repeated in full, in characters.
 const LISTED_CHARACTERS: usize = 100;
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        return "none".to_owned();
+/// Names that there are, to choose from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    names: Vec<String>,
+    /// How many there are besides.
+    more: usize,
+}
+
+impl fmt::Display for Listed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.names.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&self.names.join(", "))?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
-    let shown: Vec<String> = names.iter().take(LISTED).map(|name| shortened(name)).collect();
-    let more = names.len().saturating_sub(LISTED);
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    shown.join(", ") + &more
 }
 
 fn shortened(name: &str) -> String {

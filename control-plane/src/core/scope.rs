@@ -22,7 +22,7 @@ pub(super) struct Said<'a> {
 /// Nodes x listeners, or nodes x upstream endpoints; an empty list of nodes or listeners means all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// `node.id`s.
+    /// `node.id`s. These and the others are sorted.
     pub nodes: Vec<String>,
     /// Listener names.
     pub listeners: Vec<String>,
@@ -43,6 +43,10 @@ impl From<v1::Scope> for Scope {
             upstreams: tidy(wire.upstreams),
         }
     }
+}
+
+fn has(names: &[String], name: &str) -> bool {
+    names.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
 }
 
 impl Scope {
@@ -76,12 +80,12 @@ impl Scope {
 
     /// Whether it covers a node.
     pub fn has_node(&self, node: &str) -> bool {
-        self.nodes.is_empty() || self.nodes.iter().any(|name| name == node)
+        self.nodes.is_empty() || has(&self.nodes, node)
     }
 
     /// Whether it covers a listener of a node that it covers.
     pub fn has_listener(&self, listener: &str) -> bool {
-        self.listeners.is_empty() || self.listeners.iter().any(|name| name == listener)
+        self.listeners.is_empty() || has(&self.listeners, listener)
     }
 
     /// Whether it covers a request on a node that it covers. One whose endpoint is not known yet may go to any.
@@ -111,8 +115,7 @@ impl Scope {
         let lately = &reporter.cut_lately;
         if self.is_upstream() {
             // An attempt whose endpoint is not known yet may go to any, so it counts.
-            let covers =
-                |address: &str| address.is_empty() || self.upstreams.iter().any(|name| name == address);
+            let covers = |address: &str| address.is_empty() || has(&self.upstreams, address);
             let said = reporter
                 .upstreams
                 .iter()

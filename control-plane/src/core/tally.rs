@@ -6,7 +6,9 @@
 //! has answered that one. An older word says nothing of the time since.
 
 mod leaving;
+mod member;
 mod own;
+pub(super) mod rows;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,79 +26,24 @@ use super::{
     report::Ended,
     scope::Scope,
 };
+use member::Member;
+use rows::Rows;
 
 /// The most that is believed of anybody to be in flight, so that no sum overflows, whatever a filter says.
 pub(super) const MOST: u64 = 1 << 40;
-
-/// Counters of one listener of one member, against where they stood when the drain first heard of it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    in_flight: u64,
-    started: u64,
-    probes: u64,
-    marked: u64,
-    cut: u64,
-    /// Requests that had ended before: `started - in_flight` of the first report.
-    base: u64,
-    probes_base: u64,
-    marked_base: u64,
-    cut_base: u64,
-}
-
-impl Count {
-    /// Requests that Envoy cut during the drain.
-    fn cut(&self) -> u64 {
-        self.cut.saturating_sub(self.cut_base)
-    }
-
-    /// Requests that finished during the drain, and responses that were told to close.
-    fn ended(&self) -> (u64, u64) {
-        let begun = self.started.saturating_sub(self.base);
-        (
-            begun.saturating_sub(self.in_flight).saturating_sub(self.cut()),
-            self.marked.saturating_sub(self.marked_base),
-        )
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Member {
-    node: Arc<str>,
-    process: u64,
-    known: bool,
-    confirmed: bool,
-    counts: BTreeMap<String, Count>,
-}
-
-impl Member {
-    fn in_flight(&self) -> u64 {
-        if self.known {
-            self.counts
-                .values()
-                .fold(0, |sum: u64, count| sum.saturating_add(count.in_flight))
-                .min(MOST)
-        } else {
-            0
-        }
-    }
-
-    /// Requests that have begun during the drain. A load balancer goes on probing whatever is told to clients.
-    fn arrivals(&self) -> u64 {
-        let arrived = |count: &Count| {
-            let probes = count.probes.wrapping_sub(count.probes_base);
-            count.started.wrapping_sub(count.base).wrapping_sub(probes)
-        };
-        self.counts.values().map(arrived).fold(0, u64::wrapping_add)
-    }
-}
 
 /// The members of a drain and their sums.
 #[derive(Clone, Debug)]
 pub struct Tally {
     terms: Terms,
     members: HashMap<Epoch, Member>,
-    /// Who has left for good, with what they counted until then.
-    left: Vec<Member>,
+    /// Those whose count is not known.
+    unknown: BTreeSet<Epoch>,
+    /// How many there are of each Envoy process.
+    processes: HashMap<u64, usize>,
+    /// Envoy processes of which members have left for good, and their nodes.
+    left: BTreeSet<(u64, Arc<str>)>,
+    rows: Rows,
     nodes: BTreeMap<Arc<str>, Node>,
     sums: Observation,
     /// Nodes that go by their Envoy's own count.
@@ -122,7 +69,10 @@ impl Tally {
                 confirm: 0,
             },
             members: HashMap::new(),
-            left: Vec::new(),
+            unknown: BTreeSet::new(),
+            processes: HashMap::new(),
+            left: BTreeSet::new(),
+            rows: Rows::default(),
             nodes: BTreeMap::new(),
             sums: Observation::default(),
             by_own: 0,
@@ -138,9 +88,8 @@ impl Tally {
     /// drain is dropped: its numbers begin with the first answer.
     pub fn told(&mut self, ask: u64) {
         if self.terms.told == 0 {
-            for member in self.members.values_mut() {
-                member.counts.clear();
-            }
+            self.members.values_mut().for_each(Member::start_over);
+            self.rows = Rows::default();
             self.nodes.values_mut().for_each(Node::start_over);
         }
         self.terms.told = ask;
@@ -204,67 +153,49 @@ impl Tally {
 
     /// Takes in what a reporter in scope last said, or that it has become unknown.
     pub fn update(&mut self, epoch: Epoch, reporter: &Reporter, scope: &Scope) {
-        let mut member = self.take(epoch).unwrap_or_else(|| Member {
-            node: reporter.node.clone(),
-            process: reporter.process,
-            known: false,
-            confirmed: false,
-            counts: BTreeMap::new(),
-        });
+        let mut member = self
+            .take(epoch)
+            .unwrap_or_else(|| Member::new(reporter.node.clone(), reporter.process));
         let answered = |ask| has_answered(reporter.answered, ask);
+        let was_known = member.known;
         member.known = reporter.is_live() && answered(self.terms.told) && scope.is_counted_by(reporter);
         member.confirmed = member.known && answered(self.terms.confirm);
         if member.known {
-            let mut gone: Vec<String> = member.counts.keys().cloned().collect();
-            for said in scope.counts(reporter) {
-                let first = Count {
-                    base: said.started.saturating_sub(said.in_flight),
-                    probes_base: said.probes,
-                    marked_base: said.marked,
-                    // A cut may come with the first answer: the one before it may have been passed over.
-                    cut_base: said.cut.saturating_sub(said.cut_lately),
-                    ..Count::default()
-                };
-                let count = member.counts.entry(said.name.to_owned()).or_insert(first);
-                let before = count.ended();
-                (count.in_flight, count.started) = (said.in_flight, said.started);
-                (count.probes, count.marked, count.cut) = (said.probes, said.marked, said.cut);
-                self.ended.add(&member.node, said.name, before, count.ended());
-                gone.retain(|other| other != said.name);
-            }
-            // What the VM no longer names is gone, and was at zero before that.
-            for name in gone {
-                if let Some(count) = member.counts.get_mut(&name) {
-                    count.in_flight = 0;
-                }
-            }
+            let said = scope.counts(reporter);
+            member.hear(said, was_known, &mut self.rows, &mut self.ended);
+        } else if was_known {
+            member.is_unknown(&mut self.rows);
         }
         self.put(epoch, member);
     }
 
     /// A reporter that an earlier control plane knew: unknown until it comes back.
     pub fn expect(&mut self, epoch: Epoch, node: &str, process: u64) {
-        let member = Member {
-            node: node.into(),
-            process,
-            known: false,
-            confirmed: false,
-            counts: BTreeMap::new(),
-        };
-        self.put(epoch, member);
+        self.remove(epoch);
+        self.put(epoch, Member::new(node.into(), process));
     }
 
     /// A reporter was forgotten.
     pub fn remove(&mut self, epoch: Epoch) {
-        self.take(epoch);
+        if let Some(mut member) = self.take(epoch) {
+            member.leave(false, &mut self.rows);
+        }
     }
 
     fn take(&mut self, epoch: Epoch) -> Option<Member> {
         let member = self.members.remove(&epoch)?;
+        self.unknown.remove(&epoch);
+        if let Some(members) = self.processes.get_mut(&member.process) {
+            *members -= 1;
+            if *members == 0 {
+                self.processes.remove(&member.process);
+            }
+        }
+        let (in_flight, arrivals) = (member.in_flight(), member.arrivals());
         self.change(&member.node, |node| {
             node.part(member.process);
-            node.filter.in_flight = node.filter.in_flight.saturating_sub(member.in_flight());
-            node.filter.arrivals = node.filter.arrivals.wrapping_sub(member.arrivals());
+            node.filter.in_flight = node.filter.in_flight.saturating_sub(in_flight);
+            node.filter.arrivals = node.filter.arrivals.wrapping_sub(arrivals);
             node.filter.unknown = node.filter.unknown.saturating_sub(usize::from(!member.known));
             node.filter.unconfirmed = node
                 .filter
@@ -275,14 +206,19 @@ impl Tally {
     }
 
     fn put(&mut self, epoch: Epoch, member: Member) {
+        let (in_flight, arrivals) = (member.in_flight(), member.arrivals());
         self.change(&member.node, |node| {
             node.join(member.process);
-            node.filter.in_flight = node.filter.in_flight.saturating_add(member.in_flight());
-            node.filter.arrivals = node.filter.arrivals.wrapping_add(member.arrivals());
+            node.filter.in_flight = node.filter.in_flight.saturating_add(in_flight);
+            node.filter.arrivals = node.filter.arrivals.wrapping_add(arrivals);
             node.filter.unknown += usize::from(!member.known);
             node.filter.unconfirmed += usize::from(!member.confirmed);
         });
         self.met = true;
+        if !member.known {
+            self.unknown.insert(epoch);
+        }
+        *self.processes.entry(member.process).or_default() += 1;
         self.members.insert(epoch, member);
     }
 
@@ -317,6 +253,17 @@ impl Tally {
         self.nodes.get(node).map_or(0, |node| node.members)
     }
 
+    /// The nodes that have members.
+    pub fn member_nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+        let nodes = self.nodes.iter().filter(|(_, node)| node.members > 0);
+        nodes.map(|(name, _)| name)
+    }
+
+    /// Whether a node has members, or an admin endpoint.
+    pub fn has_node(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
+    }
+
     /// The nodes that have members, or an admin endpoint.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
         self.nodes.keys()
@@ -337,43 +284,18 @@ impl Tally {
         self.members.contains_key(&epoch)
     }
 
-    /// Members whose count is not known, with their node.
-    pub fn unknown(&self) -> Vec<(Epoch, Arc<str>)> {
-        let mut unknown: Vec<_> = self
-            .members
+    /// Members whose count is not known, with their node; in order.
+    pub fn unknown(&self) -> impl ExactSizeIterator<Item = (Epoch, Arc<str>)> {
+        let node = |epoch: &Epoch| self.members.get(epoch).map(|member| member.node.clone());
+        self.unknown
             .iter()
-            .filter(|(_, member)| !member.known)
-            .map(|(epoch, member)| (*epoch, member.node.clone()))
-            .collect();
-        unknown.sort();
-        unknown
+            .map(move |epoch| (*epoch, node(epoch).unwrap_or_default()))
     }
 
-    /// Per node and listener (or upstream endpoint), sorted.
-    pub fn listeners(&self) -> Vec<v1::DrainListener> {
-        let mut sums: BTreeMap<(&str, &str), v1::DrainListener> = BTreeMap::new();
-        for member in self.members.values().chain(&self.left) {
-            for (name, count) in &member.counts {
-                let sum = sums
-                    .entry((&member.node, name))
-                    .or_insert_with(|| v1::DrainListener {
-                        node: member.node.to_string(),
-                        name: name.clone(),
-                        ..Default::default()
-                    });
-                let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
-                add(&mut sum.in_flight, if member.known { count.in_flight } else { 0 });
-                add(
-                    &mut sum.requests_during_drain,
-                    count.started.saturating_sub(count.base),
-                );
-                add(
-                    &mut sum.marked_during_drain,
-                    count.marked.saturating_sub(count.marked_base),
-                );
-            }
-        }
-        sums.into_values().collect()
+    /// Per node and listener (or upstream endpoint), sorted: as many as are shown, and how many are not. Those with requests
+    /// in flight come before others.
+    pub fn listeners(&self) -> (Vec<v1::DrainListener>, usize) {
+        self.rows.shown()
     }
 }
 

@@ -1,13 +1,20 @@
 //! What the core knows, in the words of the wire.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, ops::Bound, time::Instant};
 
 use ebb_proto::v1;
+use prost::Message as _;
 
-use super::{Core, Now, drain::Drain, fleet::Reporter, machine::Hold};
+use super::{
+    Core, Now,
+    drain::Drain,
+    fleet::Epoch,
+    machine::Hold,
+    snapshot::{DrainShot, NodeShot, Snapshot},
+};
+
+/// As many unknown reporters of a drain are named.
+pub(super) const UNKNOWN_SHOWN: usize = 500;
 
 impl Core {
     /// A drain as it stands, or as it ended.
@@ -15,12 +22,34 @@ impl Core {
         Some(self.shown(self.find(id)?, now.instant))
     }
 
+    /// Drains, oldest first: those after a place, if one is given, as many as are wanted and fit into so many bytes, but at least one. With the
+    /// place of the last of them, if others follow.
+    pub fn drains_after(
+        &self,
+        place: Option<u64>,
+        limit: usize,
+        bytes: usize,
+        now: Now,
+    ) -> (Vec<v1::Drain>, Option<u64>) {
+        let mut drains = Vec::new();
+        let (mut last, mut takes) = (0, 0_usize);
+        let first = place.map_or(Bound::Unbounded, Bound::Excluded);
+        for (sequence, drain) in self.drains.range((first, Bound::Unbounded)) {
+            let view = self.shown(drain, now.instant);
+            takes = takes.saturating_add(view.encoded_len());
+            if !drains.is_empty() && (drains.len() >= limit || takes > bytes) {
+                return (drains, Some(last));
+            }
+            last = *sequence;
+            drains.push(view);
+        }
+        (drains, None)
+    }
+
     /// All drains, oldest first.
+    #[cfg(test)]
     pub fn drains(&self, now: Now) -> Vec<v1::Drain> {
-        self.drains
-            .values()
-            .map(|drain| self.shown(drain, now.instant))
-            .collect()
+        self.drains_after(None, usize::MAX, usize::MAX, now).0
     }
 
     /// A drain for those who ask: with what is no part of its record.
@@ -39,22 +68,23 @@ impl Core {
                 ..last.clone()
             };
         }
-        let unknown_reporters = drain
-            .tally
-            .unknown()
-            .into_iter()
-            .map(|(epoch, node)| v1::UnknownReporter {
-                node: node.to_string(),
-                reporter: epoch.to_string(),
-                reason: match self.fleet.get(epoch) {
-                    None => "has not come back since the control plane restarted".to_owned(),
-                    Some(reporter) if reporter.is_live() && !drain.scope.is_counted_by(reporter) => {
-                        "does not count upstreams on all of its listeners".to_owned()
-                    }
-                    Some(reporter) if reporter.is_live() => "has not answered yet".to_owned(),
-                    Some(reporter) => reporter.reason(now),
-                },
-            });
+        let unknown_reporters =
+            drain
+                .tally
+                .unknown()
+                .take(UNKNOWN_SHOWN)
+                .map(|(epoch, node)| v1::UnknownReporter {
+                    node: node.to_string(),
+                    reporter: epoch.to_string(),
+                    reason: match self.fleet.get(epoch) {
+                        None => "has not come back since the control plane restarted".to_owned(),
+                        Some(reporter) if reporter.is_live() && !drain.scope.is_counted_by(reporter) => {
+                            "does not count upstreams on all of its listeners".to_owned()
+                        }
+                        Some(reporter) if reporter.is_live() => "has not answered yet".to_owned(),
+                        Some(reporter) => reporter.reason(now),
+                    },
+                });
         let unknown_nodes = drain.tally.unknown_nodes().map(|node| v1::UnknownReporter {
             node: node.to_string(),
             reporter: String::new(),
@@ -64,6 +94,9 @@ impl Core {
             reason: self.why_unreached(address),
             ..Default::default()
         });
+        let (listeners, listeners_omitted) = drain.tally.listeners();
+        let omitted = drain.tally.unknown().len().saturating_sub(UNKNOWN_SHOWN);
+        let wire = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         v1::Drain {
             id: drain.id.clone(),
             request_id: drain.request_id.clone(),
@@ -75,7 +108,9 @@ impl Core {
             in_flight: drain.tally.observation().in_flight,
             unknown_reporters: unknown_reporters.chain(unknown_nodes).chain(unreached).collect(),
             cut: drain.tally.cut(),
-            listeners: drain.tally.listeners(),
+            listeners,
+            listeners_omitted: wire(listeners_omitted),
+            unknown_reporters_omitted: wire(omitted),
             holding,
             evidence: drain.evidence.into(),
             lever: self.lever(drain).into(),
@@ -89,7 +124,7 @@ impl Core {
         let reporters = self.fleet.node(node).into_iter().flat_map(|node| &node.reporters);
         let counts = reporters
             .filter_map(|epoch| self.fleet.get(*epoch))
-            .flat_map(|reporter| &reporter.listeners)
+            .flat_map(|reporter| reporter.listeners.iter())
             .filter(|said| said.started > 0 && listeners.contains(&said.name));
         let mut ports = BTreeSet::new();
         for said in counts {
@@ -101,106 +136,47 @@ impl Core {
         Some(ports.into_iter().collect())
     }
 
-    /// All nodes, sorted by id. With `asked`, a reporter that has not answered that ask is unknown.
-    pub fn nodes(&self, asked: Option<u64>, now: Now) -> Vec<v1::Node> {
-        let nodes = self.fleet.nodes().map(|(id, node)| {
-            let mut view = v1::Node {
-                id: id.to_string(),
-                cluster: node.cluster.clone(),
-                ..Default::default()
-            };
-            for epoch in &node.reporters {
-                let Some(reporter) = self.fleet.get(*epoch) else {
-                    continue;
-                };
-                let reason = unknown(reporter, asked, now.instant);
-                if reason.is_empty() {
-                    add_counts(&mut view.listeners, reporter);
-                }
-                for said in &reporter.listeners {
-                    listener(&mut view.listeners, &said.name);
-                }
-                view.reporters.push(v1::Reporter {
-                    id: epoch.to_string(),
-                    state: match reason.is_empty() {
-                        true => v1::ReporterState::Live,
-                        false => v1::ReporterState::Unknown,
-                    }
-                    .into(),
-                    last_report_age: now
-                        .instant
-                        .saturating_duration_since(reporter.last_report)
-                        .try_into()
-                        .ok(),
-                    version: reporter.version.clone(),
-                    reason,
-                });
-            }
-            view.listeners.sort_by(|a, b| a.name.cmp(&b.name));
-            for listener in &mut view.listeners {
-                listener.phase = self.phase_of(id, &listener.name).into();
-            }
-            view
-        });
-        nodes.collect()
-    }
-
-    /// The phase of the latest drain that holds a listener.
-    fn phase_of(&self, node: &str, listener: &str) -> v1::Phase {
-        let holds = |drain: &&Drain| {
-            !drain.scope.is_upstream()
-                && drain.scope.has_node(node)
-                && drain.scope.has_listener(listener)
-                && match drain.machine.outcome() {
-                    None => true,
-                    Some((_, Hold::Released)) => false,
-                    Some((_, Hold::Holding)) => drain.tally.members().any(|epoch| {
-                        self.fleet
-                            .get(epoch)
-                            .is_some_and(|reporter| *reporter.node == *node)
-                    }),
-                }
+    /// What there is to show of nodes, from the one after `after` on, if that is given. With `asked`, a reporter that has not
+    /// answered that ask is unknown.
+    pub fn snapshot(&self, asked: Option<u64>, after: Option<&str>, now: Now) -> Snapshot {
+        let nodes = match after {
+            Some(after) => self.fleet.nodes_after(after),
+            None => self.fleet.nodes(),
         };
-        self.drains
+        let reporter = |epoch: &Epoch| Some((*epoch, self.fleet.get(*epoch)?.clone()));
+        let nodes = nodes.map(|(id, node)| NodeShot {
+            id: id.clone(),
+            cluster: node.cluster.clone(),
+            reporters: node.reporters.iter().filter_map(reporter).collect(),
+        });
+        let closing = self
+            .drains
             .values()
             .rev()
-            .find(holds)
-            .map_or(v1::Phase::Unspecified, |drain| drain.machine.phase())
-    }
-}
-
-fn unknown(reporter: &Reporter, asked: Option<u64>, now: Instant) -> String {
-    match asked {
-        Some(ask) if reporter.is_live() && reporter.answered < ask => {
-            let age = now.saturating_duration_since(reporter.last_report);
-            let age = Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-            format!(
-                "did not answer; last heard of {} ago",
-                humantime::format_duration(age)
-            )
-        }
-        _ => reporter.reason(now),
-    }
-}
-
-fn listener<'a>(listeners: &'a mut Vec<v1::Listener>, name: &str) -> Option<&'a mut v1::Listener> {
-    let at = listeners
-        .iter()
-        .position(|listener| listener.name == name)
-        .unwrap_or_else(|| {
-            listeners.push(v1::Listener {
-                name: name.to_owned(),
-                ..Default::default()
-            });
-            listeners.len() - 1
+            .filter(|drain| !drain.scope.is_upstream());
+        let drains = closing.filter_map(|drain| {
+            let nodes = match drain.machine.outcome() {
+                None => None,
+                Some((_, Hold::Released)) => return None,
+                Some((_, Hold::Holding)) => Some(drain.tally.member_nodes().cloned().collect()),
+            };
+            Some(DrainShot {
+                scope: drain.scope.clone(),
+                nodes,
+                phase: drain.machine.phase(),
+            })
         });
-    listeners.get_mut(at)
-}
-
-fn add_counts(listeners: &mut Vec<v1::Listener>, reporter: &Reporter) {
-    for said in &reporter.listeners {
-        if let Some(listener) = listener(listeners, &said.name) {
-            listener.in_flight = listener.in_flight.saturating_add(said.in_flight);
+        Snapshot {
+            nodes: nodes.collect(),
+            drains: drains.collect(),
+            asked,
+            now: now.instant,
         }
+    }
+
+    /// All nodes, sorted by id.
+    #[cfg(test)]
+    pub fn nodes(&self, asked: Option<u64>, now: Now) -> Vec<v1::Node> {
+        self.snapshot(asked, None, now).nodes().collect()
     }
 }

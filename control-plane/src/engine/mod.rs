@@ -9,12 +9,14 @@
 //! | `mod` | the handle |
 //! | `task`, `end` | the task, and its end; in `task/`: starting drains, looking at Envoys, carrying out effects, showing |
 //! | `admins` | calls to Envoy's admin endpoints |
+//! | `views` | views of the nodes, made beside the task |
 //! | `peers` | which processes of this machine the filters' streams come from |
 
 mod admins;
 mod end;
 mod peers;
 mod task;
+mod views;
 
 use std::{
     sync::{
@@ -25,7 +27,7 @@ use std::{
 };
 
 use ebb_proto::v1;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     core::{
@@ -35,6 +37,7 @@ use crate::{
         leaving::ForgetError,
         policies::Policies,
         record::Kept,
+        snapshot::Snapshot,
     },
     local,
     store::{Store, Told},
@@ -46,6 +49,15 @@ pub const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 
 /// Requests that may wait for the task; beyond it the senders wait.
 const QUEUE: usize = 4096;
+
+/// A page of a list takes no more than this, in bytes on the wire.
+pub const PAGE: usize = 2 << 20;
+
+/// So many views are made at once; each may take a core for a while.
+const VIEWS_AT_ONCE: usize = 2;
+
+/// All nodes, shared by those who watch them.
+pub type Nodes = Arc<Vec<v1::Node>>;
 
 /// What goes down a filter's stream next.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,7 +105,12 @@ enum Request {
     Cancel(String, oneshot::Sender<Option<v1::Drain>>),
     Forget(String, oneshot::Sender<Result<usize, ForgetError>>),
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
-    Drains(oneshot::Sender<Vec<v1::Drain>>),
+    Drains {
+        /// The place that they come after; `None` = all.
+        after: Option<u64>,
+        limit: usize,
+        reply: oneshot::Sender<(Vec<v1::Drain>, Option<u64>)>,
+    },
     WatchDrain(String, oneshot::Sender<Option<watch::Receiver<v1::Drain>>>),
     Report(String, oneshot::Sender<Option<v1::DrainReport>>),
     Blockers {
@@ -102,8 +119,12 @@ enum Request {
         limit: u32,
         reply: oneshot::Sender<Option<Vec<v1::NodeBlocker>>>,
     },
-    Nodes(oneshot::Sender<Vec<v1::Node>>),
-    WatchNodes(oneshot::Sender<watch::Receiver<Vec<v1::Node>>>),
+    Nodes {
+        /// The id that they come after; `None` = all.
+        after: Option<String>,
+        reply: oneshot::Sender<Snapshot>,
+    },
+    WatchNodes(oneshot::Sender<watch::Receiver<Nodes>>),
     KeepRun(Option<RunRecord>, oneshot::Sender<()>),
     Store(Told),
     /// Answered once all is done.
@@ -115,13 +136,18 @@ enum Request {
 pub struct Engine {
     requests: mpsc::Sender<Request>,
     streams: Arc<AtomicU64>,
+    views: Arc<Semaphore>,
 }
 
 impl Engine {
     /// Starts the task, with the drains that the store kept, and these admin endpoints of Envoys.
     pub fn start(policies: Policies, kept: Kept, store: Store, admins: Vec<Admin>) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
-        let task = task::Task::new(policies, kept, store, admins.clone(), requests.downgrade());
+        let (shots, snapshots) = watch::channel(None);
+        let views = watch::Sender::new(Nodes::default());
+        tokio::spawn(views::show(snapshots, views.clone()));
+        let show = task::Shown { shots, views };
+        let task = task::Task::new(policies, kept, store, admins.clone(), show, requests.downgrade());
         tokio::spawn(task.run(inbox));
         for admin in admins {
             tokio::spawn(admins::look_after(admin, requests.downgrade()));
@@ -129,6 +155,7 @@ impl Engine {
         Self {
             requests,
             streams: Arc::new(AtomicU64::new(1)),
+            views: Arc::new(Semaphore::new(VIEWS_AT_ONCE)),
         }
     }
 
@@ -164,6 +191,14 @@ impl Engine {
     pub async fn report(&self, stream: StreamId, report: v1::FilterReport) -> Result<(), Gone> {
         self.send(Request::Happened(Event::Reported { stream, report }))
             .await
+    }
+
+    /// A stream says what is not remembered of anybody, and is to end; why, in words.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn refuse(&self, stream: StreamId, why: String) -> Result<(), Gone> {
+        self.send(Request::Happened(Event::Refused { stream, why })).await
     }
 
     /// A stream ended.
@@ -220,7 +255,28 @@ impl Engine {
     /// # Errors
     /// [`Gone`].
     pub async fn drains(&self) -> Result<Vec<v1::Drain>, Gone> {
-        self.ask(Request::Drains).await
+        let (mut drains, mut after) = (Vec::new(), None);
+        loop {
+            let (page, next) = self.drains_after(after, usize::MAX).await?;
+            drains.extend(page);
+            match next {
+                None => return Ok(drains),
+                next => after = next,
+            }
+        }
+    }
+
+    /// Drains, oldest first: those after a place, if one is given, as many as are wanted and fit into [`PAGE`], but at least one. With the place
+    /// of the last of them, if others follow.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn drains_after(
+        &self,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<(Vec<v1::Drain>, Option<u64>), Gone> {
+        self.ask(|reply| Request::Drains { after, limit, reply }).await
     }
 
     /// A drain as it stands, and as it changes.
@@ -257,14 +313,35 @@ impl Engine {
     /// # Errors
     /// [`Gone`].
     pub async fn nodes(&self) -> Result<Vec<v1::Node>, Gone> {
-        self.ask(Request::Nodes).await
+        let snapshot = self.ask(|reply| Request::Nodes { after: None, reply }).await?;
+        self.view(move || snapshot.nodes().collect()).await
     }
 
-    /// All nodes as they stand, and as they change.
+    /// The same, page by page: those after an id, as many as are wanted and fit into [`PAGE`], but at least one; and whether
+    /// others follow.
     ///
     /// # Errors
     /// [`Gone`].
-    pub async fn watch_nodes(&self) -> Result<watch::Receiver<Vec<v1::Node>>, Gone> {
+    pub async fn nodes_after(
+        &self,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<(Vec<v1::Node>, bool), Gone> {
+        let snapshot = self.ask(|reply| Request::Nodes { after, reply }).await?;
+        self.view(move || views::page(snapshot.nodes(), limit)).await
+    }
+
+    /// Makes a view where nobody waits for it but its caller.
+    async fn view<T: Send + 'static>(&self, make: impl FnOnce() -> T + Send + 'static) -> Result<T, Gone> {
+        let _one_of_few = self.views.acquire().await.map_err(|_| Gone)?;
+        tokio::task::spawn_blocking(make).await.map_err(|_| Gone)
+    }
+
+    /// All nodes as they stand, and as they change: the first change is how they stand now.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn watch_nodes(&self) -> Result<watch::Receiver<Nodes>, Gone> {
         self.ask(Request::WatchNodes).await
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Instant,
 };
 
@@ -15,7 +16,7 @@ mod start;
 
 use start::Parked;
 
-use super::{ANSWER_WITHIN, Outgoing, Request, peers::Peers};
+use super::{ANSWER_WITHIN, Nodes, Outgoing, PAGE, Request, peers::Peers};
 use crate::{
     core::{
         Core, Effect, Event, Now,
@@ -23,6 +24,7 @@ use crate::{
         fleet::{Peer, StreamId},
         policies::Policies,
         record::Kept,
+        snapshot::Snapshot,
     },
     store::{Changes, Keeper, Store, Told},
     supervisor::{admin::Admin, succession::RunRecord},
@@ -36,7 +38,7 @@ struct Query {
 
 /// What is wanted of the answers.
 enum Reply {
-    Nodes(oneshot::Sender<Vec<v1::Node>>),
+    Nodes(Option<String>, oneshot::Sender<Snapshot>),
     Blockers(oneshot::Sender<Option<Vec<v1::NodeBlocker>>>),
     /// That the filters have done what the start of a drain asks of them.
     Started(String, oneshot::Sender<Result<v1::Drain, StartError>>),
@@ -44,6 +46,13 @@ enum Reply {
     Cancelled(String, oneshot::Sender<Option<v1::Drain>>),
     /// Whether a drain that was refused can be started after all.
     Retry(Parked),
+}
+
+/// How nodes are shown: what views are to be made of, and who watches these.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) shots: watch::Sender<Option<Arc<Snapshot>>>,
+    pub(super) views: watch::Sender<Nodes>,
 }
 
 pub(super) struct Task {
@@ -67,8 +76,9 @@ pub(super) struct Task {
     /// Of those, the ones whose counts changed since they were last shown.
     changed: HashSet<String>,
     show_drains_at: Option<Instant>,
-    nodes: watch::Sender<Vec<v1::Node>>,
+    nodes: Shown,
     show_nodes_at: Option<Instant>,
+    nodes_shown: Option<Instant>,
     queries: HashMap<u64, Query>,
 }
 
@@ -78,6 +88,7 @@ impl Task {
         kept: Kept,
         mut store: Store,
         endpoints: Vec<Admin>,
+        nodes: Shown,
         requests: mpsc::WeakSender<Request>,
     ) -> Self {
         let now = Now::read();
@@ -117,8 +128,9 @@ impl Task {
             drains: HashMap::new(),
             changed: HashSet::new(),
             show_drains_at: None,
-            nodes: watch::Sender::new(Vec::new()),
+            nodes,
             show_nodes_at: None,
+            nodes_shown: None,
             queries: HashMap::new(),
         };
         for process in ended {
@@ -272,8 +284,8 @@ impl Task {
             Request::Drain(id, reply) => {
                 let _ = reply.send(self.core.drain(&id, now));
             }
-            Request::Drains(reply) => {
-                let _ = reply.send(self.core.drains(now));
+            Request::Drains { after, limit, reply } => {
+                let _ = reply.send(self.core.drains_after(after, limit, PAGE, now));
             }
             Request::WatchDrain(id, reply) => {
                 let _ = reply.send(self.watch_drain(id, now));
@@ -281,9 +293,9 @@ impl Task {
             Request::Report(id, reply) => {
                 let _ = reply.send(self.core.report(&id, now));
             }
-            Request::Nodes(reply) => {
+            Request::Nodes { after, reply } => {
                 let asked = self.core.query(now);
-                self.wait_for(asked, Reply::Nodes(reply), now);
+                self.wait_for(asked, Reply::Nodes(after, reply), now);
             }
             Request::Blockers { drain, limit, reply } => {
                 match self.core.ask_blockers(drain.as_deref(), limit, now) {
@@ -292,9 +304,8 @@ impl Task {
                 }
             }
             Request::WatchNodes(reply) => {
-                let receiver = self.nodes.subscribe();
-                self.nodes.send_replace(self.core.nodes(None, now));
-                let _ = reply.send(receiver);
+                let _ = reply.send(self.nodes.views.subscribe());
+                self.show_nodes_soon(now);
             }
             Request::KeepRun(run, reply) => {
                 if let Err(error) = self.store.keep(Changes::run(run.as_ref())) {
@@ -325,6 +336,7 @@ impl Task {
             .collect();
         for ask in late {
             self.answer(ask, now);
+            self.core.give_up(ask);
         }
         if self.parked.iter().any(|parked| parked.until <= now.instant) {
             self.start_parked(now);
@@ -342,7 +354,9 @@ impl Task {
 
     fn answer(&mut self, ask: u64, now: Now) {
         match self.queries.remove(&ask).map(|query| query.reply) {
-            Some(Reply::Nodes(reply)) => drop(reply.send(self.core.nodes(Some(ask), now))),
+            Some(Reply::Nodes(after, reply)) => {
+                let _ = reply.send(self.core.snapshot(Some(ask), after.as_deref(), now));
+            }
             Some(Reply::Blockers(reply)) => drop(reply.send(Some(self.core.take_blockers(ask)))),
             Some(Reply::Started(id, reply)) => {
                 let _ = reply.send(Ok(self.core.drain(&id, now).unwrap_or_default()));

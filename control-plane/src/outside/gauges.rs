@@ -82,8 +82,9 @@ impl Gauges {
 
     /// Connections from clients that are no HTTP connections.
     pub(super) fn sessions(&self) -> u64 {
-        let all: u64 = self.connections.values().sum();
-        let http: u64 = self.http.values().map(|http| http.connections).sum();
+        let all = self.connections.values().copied().fold(0, u64::saturating_add);
+        let http = self.http.values().map(|http| http.connections);
+        let http = http.fold(0, u64::saturating_add);
         // The gauges of several threads are not read at the same instant.
         all.saturating_sub(http)
     }
@@ -94,7 +95,8 @@ impl Gauges {
         let http = self.http.iter().filter(|(prefix, _)| wanted(prefix));
         let http = http.map(|(_, http)| http.buffered);
         let tcp = self.tcp.iter().filter(|(prefix, _)| wanted(prefix));
-        http.chain(tcp.map(|(_, buffered)| *buffered)).sum()
+        http.chain(tcp.map(|(_, buffered)| *buffered))
+            .fold(0, u64::saturating_add)
     }
 }
 

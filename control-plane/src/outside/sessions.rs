@@ -50,7 +50,7 @@ fn of_group(stat_name: &str, gauges: &Gauges, groups: &BTreeMap<&str, Group<'_>>
         .iter()
         .filter_map(|prefix| gauges.http.get(*prefix))
         .map(|http| http.connections)
-        .sum();
+        .fold(0, u64::saturating_add);
     for (other_name, other) in groups {
         if *other_name == stat_name || other.http.is_disjoint(&group.http) {
             continue;

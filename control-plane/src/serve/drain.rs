@@ -4,10 +4,11 @@ use std::pin::Pin;
 
 use ebb_proto::v1::{self, Phase, drain_service_server::DrainService};
 use futures::{Stream, stream};
+use prost::Message as _;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::gone;
+use super::{gone, pace::Pace, page_size};
 use crate::{
     core::{
         blockers::{DEFAULT_LIMIT, MAX_LIMIT},
@@ -21,11 +22,12 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Drains {
     engine: Engine,
+    pace: Pace,
 }
 
 impl Drains {
-    pub(super) fn new(engine: Engine) -> Self {
-        Self { engine }
+    pub(super) fn new(engine: Engine, pace: Pace) -> Self {
+        Self { engine, pace }
     }
 }
 
@@ -98,10 +100,24 @@ impl DrainService for Drains {
 
     async fn list_drains(
         &self,
-        _request: Request<v1::ListDrainsRequest>,
+        request: Request<v1::ListDrainsRequest>,
     ) -> Result<Response<v1::ListDrainsResponse>, Status> {
-        let drains = self.engine.drains().await.map_err(gone)?;
-        Ok(Response::new(v1::ListDrainsResponse { drains }))
+        let v1::ListDrainsRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let after = match page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| {
+                Status::invalid_argument("page_token: of no page; leave it empty for the first")
+            })?),
+        };
+        let limit = self::page_size(page_size);
+        let (drains, next) = self.engine.drains_after(after, limit).await.map_err(gone)?;
+        Ok(Response::new(v1::ListDrainsResponse {
+            drains,
+            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
+        }))
     }
 
     async fn watch_drain(
@@ -115,7 +131,7 @@ impl DrainService for Drains {
             .await
             .map_err(gone)?
             .ok_or_else(|| unknown(&id))?;
-        Ok(Response::new(Box::pin(follow(views))))
+        Ok(Response::new(Box::pin(follow(views, self.pace.clone()))))
     }
 
     async fn cancel_drain(
@@ -169,14 +185,19 @@ fn limit(wanted: u32) -> Result<u32, Status> {
 }
 
 /// The drain as it stands, then as it changes, to its end.
-fn follow(views: watch::Receiver<v1::Drain>) -> impl Stream<Item = Result<v1::WatchDrainResponse, Status>> {
+fn follow(
+    views: watch::Receiver<v1::Drain>,
+    pace: Pace,
+) -> impl Stream<Item = Result<v1::WatchDrainResponse, Status>> {
     let mut first = views;
     first.mark_changed();
-    stream::unfold(Some(first), |views| async move {
-        let mut views = views?;
+    stream::unfold(Some((first, pace)), |following| async move {
+        let (mut views, pace) = following?;
         if views.changed().await.is_err() {
             return Some((Err(gone(Gone)), None));
         }
+        let bytes = views.borrow().encoded_len();
+        pace.turn(bytes).await;
         let drain = views.borrow_and_update().clone();
         let ended = matches!(
             drain.phase(),
@@ -184,7 +205,7 @@ fn follow(views: watch::Receiver<v1::Drain>) -> impl Stream<Item = Result<v1::Wa
         );
         Some((
             Ok(v1::WatchDrainResponse { drain: Some(drain) }),
-            (!ended).then_some(views),
+            (!ended).then_some((views, pace)),
         ))
     })
 }

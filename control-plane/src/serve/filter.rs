@@ -9,7 +9,10 @@ use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectI
 
 use super::gone;
 use crate::{
-    core::fleet::{Peer, StreamId},
+    core::fleet::{
+        Peer, StreamId,
+        limits::{self, Excess, LONGEST_NAME},
+    },
     engine::{Engine, Outgoing},
     local,
 };
@@ -19,9 +22,6 @@ pub(super) const MAX_REPORT: usize = 1024 * 1024;
 
 /// How long a filter may take to say who it is.
 const HELLO_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// The longest name that a filter may give, in bytes.
-const MAX_NAME: usize = 1024;
 
 /// Reports that may have come and not been read when a stream ends.
 const BUFFERED: usize = 64;
@@ -53,7 +53,11 @@ impl FilterService for Filters {
             .map_err(|_| Status::deadline_exceeded(format!("no hello within {HELLO_WITHIN:?}")))??;
         let mut first = first.ok_or_else(|| Status::invalid_argument("the stream ended before its hello"))?;
         let hello = checked(first.hello.take())?;
-        check_names(&first)?;
+        limits::check(&first).map_err(|excess| {
+            let node = &hello.node_id;
+            tracing::warn!(node, why = %excess, "a filter's stream is refused");
+            Status::invalid_argument(excess.to_string())
+        })?;
         let (stream, commands) = self.engine.attach(hello, first, peer).await.map_err(gone)?;
         // Its end may have come while this waited for the hello.
         if commands.has_changed().is_err() {
@@ -82,9 +86,9 @@ fn checked(hello: Option<FilterHello>) -> Result<FilterHello, Status> {
         ("node_cluster", &hello.node_cluster),
         ("version", &hello.version),
     ] {
-        if value.len() > MAX_NAME {
+        if value.len() > LONGEST_NAME {
             return Err(Status::invalid_argument(format!(
-                "hello.{field}: longer than {MAX_NAME} bytes"
+                "hello.{field}: longer than {LONGEST_NAME} bytes"
             )));
         }
     }
@@ -99,32 +103,6 @@ fn checked(hello: Option<FilterHello>) -> Result<FilterHello, Status> {
     Ok(hello)
 }
 
-/// Whether every text in a report is one that can be kept and shown.
-fn check_names(report: &FilterReport) -> Result<(), Status> {
-    let too_long = |text: &str| text.len() > MAX_NAME;
-    let listeners = report.listeners.iter().map(|listener| &listener.name);
-    let upstreams = report.upstreams.iter().map(|upstream| &upstream.address);
-    let blockers = report
-        .blockers
-        .iter()
-        .flat_map(|blocker| [&blocker.listener, &blocker.route, &blocker.upstream]);
-    if listeners.clone().any(String::is_empty) {
-        return Err(Status::invalid_argument("listeners.name: empty"));
-    }
-    let field = if listeners.clone().any(|name| too_long(name)) {
-        "listeners.name"
-    } else if upstreams.clone().any(|address| too_long(address)) {
-        "upstreams.address"
-    } else if blockers.clone().any(|text| too_long(text)) {
-        "blockers"
-    } else {
-        return Ok(());
-    };
-    Err(Status::invalid_argument(format!(
-        "{field}: longer than {MAX_NAME} bytes"
-    )))
-}
-
 /// Takes reports in until the stream ends on either side.
 async fn take_in(
     engine: Engine,
@@ -137,21 +115,26 @@ async fn take_in(
             report = reports.message() => report,
             _ = &mut until => break take_the_rest(&engine, stream, &mut reports).await,
         };
-        match report {
-            Ok(Some(report)) if check_names(&report).is_ok() => {
-                let (report, goes_on) = latest(report, &mut reports);
-                if engine.report(stream, report).await.is_err() {
-                    return;
-                }
-                if !goes_on {
-                    break;
-                }
+        let (report, then) = match report {
+            Ok(Some(report)) => latest(report, &mut reports),
+            Ok(None) | Err(_) => break,
+        };
+        if let Some(report) = report
+            && engine.report(stream, report).await.is_err()
+        {
+            return;
+        }
+        match then {
+            Then::GoesOn => {}
+            Then::Ends => break,
+            Then::IsRefused(excess) => {
+                // An engine that is gone needs no word of it.
+                let _ = engine.refuse(stream, excess.to_string()).await;
+                break;
             }
-            // A stream that speaks nonsense is as good as gone: its count is unknown.
-            Ok(Some(_)) | Ok(None) | Err(_) => break,
         }
     }
-    // An engine that is gone needs no word of it.
+    // The same.
     let _ = engine.detach(stream).await;
 }
 
@@ -159,7 +142,7 @@ async fn take_in(
 async fn take_the_rest(engine: &Engine, stream: StreamId, reports: &mut Streaming<FilterReport>) {
     for _ in 0..BUFFERED {
         match reports.message().now_or_never() {
-            Some(Ok(Some(report))) if check_names(&report).is_ok() => {
+            Some(Ok(Some(report))) if limits::check(&report).is_ok() => {
                 // An engine that is gone needs no word of it.
                 let _ = engine.report(stream, report).await;
             }
@@ -168,19 +151,35 @@ async fn take_the_rest(engine: &Engine, stream: StreamId, reports: &mut Streamin
     }
 }
 
-/// The last report that has come by now, and whether there may be more. Each is whole, so that one which another follows
-/// tells nothing, but for the requests that it lists. Without this, thousands of filters that report faster than they are
-/// heard would be heard of ever later.
-fn latest(mut report: FilterReport, reports: &mut Streaming<FilterReport>) -> (FilterReport, bool) {
-    while report.blockers.is_empty() {
-        match reports.message().now_or_never() {
-            None => break,
-            Some(Ok(Some(next))) if check_names(&next).is_ok() => report = next,
-            // Whatever this is, the stream ends with it.
-            Some(_) => return (report, false),
+/// What becomes of a stream.
+enum Then {
+    GoesOn,
+    Ends,
+    /// Its count is unknown from here on.
+    IsRefused(Excess),
+}
+
+/// The last report that has come by now, if it can be remembered, and what becomes of the stream. Each is whole, so that one
+/// which another follows tells nothing, but for the requests that it lists. Without this, thousands of filters that report
+/// faster than they are heard would be heard of ever later.
+fn latest(first: FilterReport, reports: &mut Streaming<FilterReport>) -> (Option<FilterReport>, Then) {
+    let (mut last, mut next) = (None, first);
+    loop {
+        if let Err(excess) = limits::check(&next) {
+            return (last, Then::IsRefused(excess));
         }
+        let tells = !next.blockers.is_empty();
+        last = Some(next);
+        if tells {
+            return (last, Then::GoesOn);
+        }
+        next = match reports.message().now_or_never() {
+            None => return (last, Then::GoesOn),
+            Some(Ok(Some(next))) => next,
+            // Whatever this is, the stream ends with it.
+            Some(_) => return (last, Then::Ends),
+        };
     }
-    (report, true)
 }
 
 struct Commands {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `listen` | sockets: the Unix socket's mode, stale sockets |
 //! | `incoming` | connections: how many, and how long one may be silent |
+//! | `pace` | how fast watchers are told what is large |
 //! | `filter` | `FilterService`: the streams that filters open |
 //! | `drain` | `DrainService` |
 //! | `fleet` | `FleetService` |
@@ -14,6 +15,7 @@ mod filter;
 mod fleet;
 mod incoming;
 mod listen;
+mod pace;
 mod process;
 
 use std::{path::PathBuf, time::Duration};
@@ -40,6 +42,7 @@ use crate::{
 };
 use incoming::Room;
 use listen::Listener;
+use pace::Pace;
 
 /// How long connections may take to close once their streams have been told to.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
@@ -148,10 +151,10 @@ impl Server {
         set_health(&health, serving).await;
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
-        let room = Room::new(limits::grpc_connections());
+        let (pace, room) = (Pace::default(), Room::new(limits::grpc_connections()));
         for listener in listeners {
             let processes = process::Processes::new(supervisor.clone(), stopped.clone());
-            let router = router(&engine, processes)?.add_service(health_service.clone());
+            let router = router(&engine, processes, &pace)?.add_service(health_service.clone());
             servers.spawn(listener.serve(router, room.clone(), stopped.clone()));
         }
         Ok(Self {
@@ -263,7 +266,7 @@ async fn set_health(health: &HealthReporter, serving: bool) {
     }
 }
 
-fn router(engine: &Engine, processes: process::Processes) -> anyhow::Result<Router> {
+fn router(engine: &Engine, processes: process::Processes, pace: &Pace) -> anyhow::Result<Router> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -278,9 +281,23 @@ fn router(engine: &Engine, processes: process::Processes) -> anyhow::Result<Rout
             FilterServiceServer::new(filter::Filters::new(engine.clone()))
                 .max_decoding_message_size(filter::MAX_REPORT),
         )
-        .add_service(DrainServiceServer::new(drain::Drains::new(engine.clone())))
-        .add_service(FleetServiceServer::new(fleet::Nodes::new(engine.clone())))
+        .add_service(DrainServiceServer::new(drain::Drains::new(
+            engine.clone(),
+            pace.clone(),
+        )))
+        .add_service(FleetServiceServer::new(fleet::Nodes::new(
+            engine.clone(),
+            pace.clone(),
+        )))
         .add_service(ProcessServiceServer::new(processes)))
+}
+
+/// How many entries of a list a caller wants on a page; 0 = as many as fit.
+fn page_size(wanted: u32) -> usize {
+    match usize::try_from(wanted) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(wanted) => wanted,
+    }
 }
 
 /// What a call gets once the control plane is going away.

@@ -199,6 +199,8 @@ impl Shared {
 
 /// Writes until the keeper is gone.
 fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
+    // An earlier one may have left much that is not needed.
+    store.compact();
     loop {
         let idle = |state: &mut State| !state.closed && state.pending.is_empty();
         let waited = shared.changed.wait_while(shared.lock(), idle);
@@ -228,6 +230,7 @@ fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
             }
         }
         shared.changed.notify_all();
+        let idle = state.failed.is_none() && state.pending.is_empty() && !state.closed;
         if state.failed.is_some() {
             // Tried again then, or when there is something new, or somebody waits for it.
             let (asked, settling) = (state.asked, state.settling);
@@ -241,6 +244,9 @@ fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
         told.into_iter().for_each(&tell);
         if store.take_renewed() {
             tell(Told::Renewed);
+        }
+        if idle {
+            store.compact();
         }
     }
 }

@@ -164,7 +164,8 @@ impl Drains {
             }
         }
         let listeners = nodes.iter().flat_map(|node| &node.listeners);
-        Ok(listeners.map(|listener| listener.in_flight).sum())
+        let in_flight = listeners.map(|listener| listener.in_flight);
+        Ok(in_flight.fold(0, u64::saturating_add))
     }
 }
 

@@ -212,7 +212,7 @@ impl Endpoint {
                 .iter()
                 .filter_map(|name| known.get(name).copied())
                 .collect();
-            (!counts.is_empty()).then(|| counts.iter().sum())
+            (!counts.is_empty()).then(|| counts.iter().copied().fold(0, u64::saturating_add))
         };
         known.get(&self.name).copied().or_else(by_address)
     }

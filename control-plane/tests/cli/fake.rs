@@ -183,6 +183,7 @@ pub(crate) fn node(id: &str, in_flight: u64) -> Node {
             in_flight,
             phase: Phase::Unspecified.into(),
         }],
+        ..Node::default()
     }
 }
 
@@ -236,6 +237,7 @@ impl DrainService for Says {
 
     async fn list_drains(&self, _: Request<ListDrainsRequest>) -> Answer<ListDrainsResponse> {
         Ok(Response::new(ListDrainsResponse {
+            next_page_token: String::new(),
             drains: vec![self.drain.borrow().clone()],
         }))
     }
@@ -288,9 +290,14 @@ impl DrainService for Says {
 
 #[tonic::async_trait]
 impl FleetService for Says {
-    async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Answer<ListNodesResponse> {
+    /// A node on each page.
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Answer<ListNodesResponse> {
+        let place: usize = request.into_inner().page_token.parse().unwrap_or(0);
+        let nodes = self.nodes.borrow();
+        let next = Some(place + 1).filter(|next| *next < nodes.len());
         Ok(Response::new(ListNodesResponse {
-            nodes: self.nodes.borrow().clone(),
+            nodes: nodes.get(place).cloned().into_iter().collect(),
+            next_page_token: next.map(|next| next.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -314,7 +321,7 @@ impl FleetService for Says {
     async fn watch_nodes(&self, _: Request<WatchNodesRequest>) -> Answer<Self::WatchNodesStream> {
         let states = WatchStream::new(self.nodes.subscribe());
         Ok(Response::new(Box::pin(
-            states.map(|nodes| Ok(WatchNodesResponse { nodes })),
+            states.map(|nodes| Ok(WatchNodesResponse { nodes, more: false })),
         )))
     }
 }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use ebb_proto::v1::{Drain, Phase};
 use tokio::time::Instant;
 
-use crate::cli::{common::count, fleet, outstanding};
+use crate::{
+    cli::{common::count, fleet, outstanding},
+    core::snapshot::unknown_reporters,
+};
 
 /// Lines are at least this far apart, unless the phase changes.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -115,7 +118,7 @@ fn line(drain: &Drain) -> String {
     let in_flight = format!("{} in flight{}", count(drain.in_flight, "request"), named(busy));
     let phase = fleet::phase(drain.phase);
     let mut awaited = outstanding::awaited(drain);
-    let unknown = drain.unknown_reporters.len() as u64;
+    let unknown = unknown_reporters(drain) as u64;
     if unknown > 0 {
         let names = named(drain.unknown_reporters.iter().map(fleet::describe));
         awaited.insert(0, format!("{}{names}", count(unknown, "unknown reporter")));

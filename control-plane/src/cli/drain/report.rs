@@ -4,12 +4,15 @@ use ebb_proto::v1::Drain;
 use serde::Serialize;
 
 use super::Outcome;
-use crate::cli::{
-    common::{count, from_wire, human},
-    fleet::{self, millis},
-    output::one_line,
-    outstanding::{self, OutstandingView},
-    table::{Column, Table},
+use crate::{
+    cli::{
+        common::{count, from_wire, human},
+        fleet::{self, millis},
+        output::one_line,
+        outstanding::{self, OutstandingView},
+        table::{Column, Table},
+    },
+    core::snapshot::unknown_reporters,
 };
 
 /// The JSON of a drain that was started and is not waited for.
@@ -55,7 +58,7 @@ impl Started {
             holding: drain.holding,
             in_flight: drain.in_flight,
             elapsed_ms: millis(drain.elapsed),
-            unknown_reporters: drain.unknown_reporters.len(),
+            unknown_reporters: unknown_reporters(drain),
             outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
         }
@@ -71,7 +74,7 @@ impl Ended {
             duration_ms: millis(drain.elapsed),
             in_flight_at_end: outcome.map(|_| drain.in_flight),
             cut: drain.cut,
-            unknown_reporters: drain.unknown_reporters.len(),
+            unknown_reporters: unknown_reporters(drain),
             outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
         }
@@ -116,7 +119,7 @@ pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
 /// `3 requests in flight, 1 reporter unknown`.
 pub(super) fn left(drain: &Drain) -> String {
     let in_flight = format!("{} in flight", count(drain.in_flight, "request"));
-    let unknown = match drain.unknown_reporters.len() as u64 {
+    let unknown = match unknown_reporters(drain) as u64 {
         0 => None,
         unknown => Some(format!("{} unknown", count(unknown, "reporter"))),
     };
@@ -147,13 +150,17 @@ pub(crate) fn table(drain: &Drain) -> Vec<String> {
             listener.requests_during_drain.to_string(),
         ]);
     }
+    if drain.listeners_omitted > 0 {
+        let more = format!("and {} more", drain.listeners_omitted);
+        table.row([String::new(), more, "-".to_owned(), "-".to_owned()]);
+    }
     table.lines()
 }
 
 /// A line for each reporter whose count is not known.
 pub(crate) fn unknown(drain: &Drain) -> impl Iterator<Item = String> {
-    drain
-        .unknown_reporters
-        .iter()
-        .map(|reporter| format!("unknown reporter {}", fleet::describe(reporter)))
+    let named = drain.unknown_reporters.iter();
+    let named = named.map(|reporter| format!("unknown reporter {}", fleet::describe(reporter)));
+    let more = Some(drain.unknown_reporters_omitted).filter(|more| *more > 0);
+    named.chain(more.map(|more| format!("and {more} more unknown reporters")))
 }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use ebb_proto::v1::{Drain, DrainReport, Evidence, LastRequest, Lever, Phase, Sample};
 
-use crate::cli::{
-    common::{count, from_wire, human},
-    drain::Outcome,
-    fleet::{self, scope},
-    outstanding,
+use crate::{
+    cli::{
+        common::{count, from_wire, human},
+        drain::Outcome,
+        fleet::{self, scope},
+        outstanding,
+    },
+    core::snapshot::unknown_reporters,
 };
 
 /// The pause that people put between draining and stopping, and that Ebb replaces.
@@ -60,7 +63,7 @@ impl From<DrainReport> for Story {
             points.push(Point {
                 at: elapsed,
                 in_flight: drain.in_flight,
-                unknown: u32::try_from(drain.unknown_reporters.len()).unwrap_or(u32::MAX),
+                unknown: u32::try_from(unknown_reporters(&drain)).unwrap_or(u32::MAX),
                 phase: drain.phase(),
             });
         }
@@ -154,7 +157,7 @@ impl Story {
             self.drain.in_flight
         };
         let mut parts = outstanding::owed(&self.drain);
-        let unknown = self.drain.unknown_reporters.len() as u64;
+        let unknown = unknown_reporters(&self.drain) as u64;
         if unknown > 0 {
             parts.insert(0, format!("{} unknown", count(unknown, "reporter")));
         }

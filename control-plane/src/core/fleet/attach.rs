@@ -1,10 +1,14 @@
 //! How reporters come: by a stream of their own, by word of another VM of their process, or from the durable store.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use ebb_proto::v1;
 
-use super::{Epoch, Fleet, Peer, Reporter, ReporterRecord, StreamId, lost::Process};
+use super::{
+    Epoch, Fleet, Peer, Reporter, ReporterRecord, StreamId,
+    limits::{self, Excess, MOST_REPORTERS_OF_NODE},
+    lost::{Left, Process},
+};
 
 /// The most VMs of a process that are believed: an Envoy has one per worker.
 const MOST_VMS: usize = 1024;
@@ -20,13 +24,22 @@ pub struct Attached {
     pub expected: Vec<Epoch>,
 }
 
-/// A stream that claims to be of a VM which is bound to another node, process or peer.
+/// Why a stream is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("reporter {epoch} is bound to another {what}: this claim of node {node:?} is refused")]
-pub struct Claim {
-    epoch: Epoch,
-    node: String,
-    what: &'static str,
+pub enum Claim {
+    /// It claims to be of a VM which is bound to another node, process or peer.
+    #[error("reporter {epoch} is bound to another {what}: this claim of node {node:?} is refused")]
+    Bound {
+        /// The VM.
+        epoch: Epoch,
+        /// What the stream says that it is of.
+        node: String,
+        /// What the VM is bound to.
+        what: &'static str,
+    },
+    /// There are too many of its kind.
+    #[error("node {0:?}: {1}")]
+    Full(String, Excess),
 }
 
 impl Fleet {
@@ -43,6 +56,8 @@ impl Fleet {
     ) -> Result<Attached, Claim> {
         let epoch = Epoch(hello.epoch);
         self.check_claim(epoch, hello, peer)?;
+        self.check_room(epoch, hello, peer)
+            .map_err(|excess| Claim::Full(hello.node_id.clone(), excess))?;
         let replaced = self.unlink(epoch).and_then(|old| old.stream());
         let node = self.join(epoch, &hello.node_id, hello.process, peer, Some(now));
         if let Some(node) = self.nodes.get_mut(&node) {
@@ -50,7 +65,7 @@ impl Fleet {
         }
         let reporter = Reporter::attached(node, stream, hello, peer, now);
         self.due.insert((reporter.armed, epoch));
-        self.reporters.insert(epoch, reporter);
+        self.put(epoch, reporter);
         self.streams.insert(stream, epoch);
         self.changed.insert(epoch);
         let others = hello.vms.iter().take(MOST_VMS).copied().map(Epoch);
@@ -77,11 +92,35 @@ impl Fleet {
         } else {
             return Ok(());
         };
-        Err(Claim {
+        Err(Claim::Bound {
             epoch,
             node: hello.node_id.clone(),
             what,
         })
+    }
+
+    /// Whether it can be remembered, with those that it lists.
+    fn check_room(&self, epoch: Epoch, hello: &v1::FilterHello, peer: Option<Peer>) -> Result<(), Excess> {
+        let listed = hello.vms.iter().take(MOST_VMS).copied().map(Epoch);
+        let others = listed.filter(|other| *other != epoch && !self.reporters.contains_key(other));
+        let others = others.filter(|other| !self.has_left(*other, hello)).count();
+        let more = others + usize::from(!self.reporters.contains_key(&epoch));
+        if more == 0 {
+            return Ok(());
+        }
+        self.peers.have_room(peer, more)?;
+        let node = self.nodes.get(hello.node_id.as_str());
+        if node.map_or(0, |node| node.reporters.len()) + more > MOST_REPORTERS_OF_NODE {
+            return Err(Excess::Reporters("node", MOST_REPORTERS_OF_NODE));
+        }
+        Ok(())
+    }
+
+    /// Whether a VM of the process that speaks has said goodbye.
+    fn has_left(&self, epoch: Epoch, hello: &v1::FilterHello) -> bool {
+        let node = self.nodes.get(hello.node_id.as_str());
+        node.and_then(|node| node.processes.get(&hello.process))
+            .is_some_and(|process| process.left.contains(epoch))
     }
 
     /// Another VM of a process that has just spoken; whether it was not known.
@@ -92,16 +131,12 @@ impl Fleet {
         peer: Option<Peer>,
         now: Instant,
     ) -> bool {
-        let node = self.nodes.get(hello.node_id.as_str());
-        let has_left = node
-            .and_then(|node| node.processes.get(&hello.process))
-            .is_some_and(|process| process.left.contains(&epoch));
-        if epoch.0 == 0 || has_left || self.reporters.contains_key(&epoch) {
+        if epoch.0 == 0 || self.has_left(epoch, hello) || self.reporters.contains_key(&epoch) {
             return false;
         }
         let node = self.join(epoch, &hello.node_id, hello.process, peer, Some(now));
         let reporter = Reporter::expected(node, hello.process, peer, now);
-        self.reporters.insert(epoch, reporter);
+        self.put(epoch, reporter);
         self.changed.insert(epoch);
         true
     }
@@ -114,9 +149,11 @@ impl Fleet {
             node.cluster.clone_from(&record.cluster);
         }
         let mut reporter = Reporter::expected(node, record.process, peer, now);
-        reporter.listeners = record.counts();
+        reporter.bytes = limits::bytes_of(record);
+        reporter.listeners = Arc::new(record.counts());
         reporter.counts_upstreams = record.counts_upstreams;
-        self.reporters.insert(epoch, reporter);
+        self.unlink(epoch);
+        self.put(epoch, reporter);
     }
 
     /// Gives a reporter its place among those of its node and process.
@@ -137,7 +174,7 @@ impl Fleet {
         node.processes.entry(process).or_insert_with(|| Process {
             met,
             peer,
-            left: BTreeSet::new(),
+            left: Left::default(),
         });
         name
     }

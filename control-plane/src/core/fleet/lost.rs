@@ -2,7 +2,7 @@
 //! an operator do; and so does a successor, which is subject to doubt: see [`Fleet::succeeded`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -19,7 +19,36 @@ pub(super) struct Process {
     pub(super) met: Option<Instant>,
     pub(super) peer: Option<Peer>,
     /// Its VMs that have said goodbye: others may still list them.
-    pub(super) left: BTreeSet<Epoch>,
+    pub(super) left: Left,
+}
+
+/// How many VMs of a process are remembered that have said goodbye, the latest: a process has new ones with every new
+/// configuration.
+const MOST_LEFT: usize = 4096;
+
+/// VMs that have said goodbye.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Left {
+    epochs: BTreeSet<Epoch>,
+    order: VecDeque<Epoch>,
+}
+
+impl Left {
+    pub(super) fn remember(&mut self, epoch: Epoch) {
+        if !self.epochs.insert(epoch) {
+            return;
+        }
+        self.order.push_back(epoch);
+        if self.order.len() > MOST_LEFT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.epochs.remove(&oldest);
+        }
+    }
+
+    pub(super) fn contains(&self, epoch: Epoch) -> bool {
+        self.epochs.contains(&epoch)
+    }
 }
 
 impl Fleet {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `reporter` | one of them |
 //! | `attach` | how they come, and whose claims are refused |
+//! | `limits` | how much of them is remembered |
 //! | `lost` | processes of which no VM is attached, and what proves that they are gone |
 //! | `record` | what is kept durably of a reporter |
 //!
@@ -13,18 +14,21 @@
 //! gone. One that said goodbye, or whose process was seen to end, has left: that is not unknown, see `leaving`.
 
 mod attach;
+pub mod limits;
 mod lost;
 mod record;
 mod reporter;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map},
+    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ebb_proto::v1;
 
+use limits::{Excess, Named, Peers};
 use lost::Process;
 
 pub use attach::{Attached, Claim};
@@ -55,6 +59,12 @@ pub struct Fleet {
     reporters: HashMap<Epoch, Reporter>,
     streams: HashMap<StreamId, Epoch>,
     nodes: BTreeMap<Arc<str>, Node>,
+    /// Reporters by the process of their VM.
+    processes: HashMap<u64, HashSet<Epoch>>,
+    /// What each peer has of all this.
+    peers: Peers,
+    /// The listener names that each has had lately.
+    named: HashMap<Epoch, Named>,
     /// When each live reporter falls silent, or earlier: entries are put right when they come due.
     due: BTreeSet<(Instant, Epoch)>,
     /// Those that came, went or have other listeners since [`Fleet::take_changed`].
@@ -74,19 +84,37 @@ pub struct Node {
 
 impl Fleet {
     /// A report came on a stream. `None` = the stream is not (or no longer) that of a reporter.
-    pub fn report(&mut self, stream: StreamId, report: v1::FilterReport, now: Instant) -> Option<Epoch> {
-        let epoch = *self.streams.get(&stream)?;
-        let reporter = self.reporters.get_mut(&epoch)?;
+    ///
+    /// # Errors
+    /// [`Excess`]: then it is as if it had not come.
+    pub fn report(
+        &mut self,
+        stream: StreamId,
+        report: v1::FilterReport,
+        now: Instant,
+    ) -> Result<Option<Epoch>, Excess> {
+        let Some(epoch) = self.streams.get(&stream).copied() else {
+            return Ok(None);
+        };
+        let Some(reporter) = self.reporters.get_mut(&epoch) else {
+            return Ok(None);
+        };
+        let names = || report.listeners.iter().map(|said| &said.name);
+        let renamed = !reporter.listeners.iter().map(|said| &said.name).eq(names());
+        if renamed {
+            let named = self.named.entry(epoch).or_insert_with(|| Named::new(now));
+            named.hear(names(), now)?;
+        }
+        let bytes = limits::bytes(&report);
+        self.peers.change(reporter.peer, reporter.bytes, bytes)?;
+        reporter.bytes = bytes;
         reporter.last_report = now;
-        reporter.cut_lately = cut_since(reporter, &report);
-        let names = reporter.listeners.iter().map(|said| &said.name);
-        if !names.eq(report.listeners.iter().map(|said| &said.name))
-            || reporter.counts_upstreams != report.counts_upstreams
-        {
+        reporter.cut_lately = Arc::new(cut_since(reporter, &report));
+        if renamed || reporter.counts_upstreams != report.counts_upstreams {
             self.changed.insert(epoch);
         }
-        reporter.listeners = report.listeners;
-        reporter.upstreams = report.upstreams;
+        reporter.listeners = Arc::new(report.listeners);
+        reporter.upstreams = Arc::new(report.upstreams);
         reporter.counts_upstreams = report.counts_upstreams;
         // What was never asked cannot be answered.
         reporter.answered = reporter.answered.max(report.answers.min(reporter.asked));
@@ -94,6 +122,14 @@ impl Fleet {
             reporter.standing = Standing::Live(stream);
             Self::arm(&mut self.due, epoch, reporter, reporter.silent_at());
         }
+        Ok(Some(epoch))
+    }
+
+    /// A stream is refused: its reporter is unknown from now on, and this is why.
+    pub fn refuse(&mut self, stream: StreamId, why: &str, now: Instant) -> Option<Epoch> {
+        let epoch = self.detach(stream, now)?;
+        let reporter = self.reporters.get_mut(&epoch)?;
+        reporter.refused = Some(why.into());
         Some(epoch)
     }
 
@@ -174,8 +210,8 @@ impl Fleet {
 
     /// The reporters of an Envoy process.
     pub fn of_process(&self, process: u64) -> impl Iterator<Item = (Epoch, &Reporter)> {
-        self.reporters()
-            .filter(move |(_, reporter)| reporter.process == process)
+        let epochs = self.processes.get(&process).into_iter().flatten();
+        epochs.filter_map(|epoch| Some((*epoch, self.reporters.get(epoch)?)))
     }
 
     /// A reporter has left for good. Whatever still comes on its stream is nobody's. Returns what it was.
@@ -187,24 +223,21 @@ impl Fleet {
             .get_mut(&reporter.node)
             .and_then(|node| node.processes.get_mut(&process))
         {
-            process.left.insert(epoch);
+            process.left.remember(epoch);
         }
         self.remove(epoch)
     }
 
     fn remove(&mut self, epoch: Epoch) -> Option<Reporter> {
         let reporter = self.unlink(epoch)?;
+        self.named.remove(&epoch);
         self.changed.insert(epoch);
         let Some(node) = self.nodes.get_mut(&reporter.node) else {
             return Some(reporter);
         };
         node.reporters.remove(&epoch);
-        let of_it = |epoch: &Epoch| {
-            self.reporters
-                .get(epoch)
-                .is_some_and(|other| other.process == reporter.process)
-        };
-        if !node.reporters.iter().any(of_it) {
+        let of_it = self.processes.get(&reporter.process).into_iter().flatten();
+        if !of_it.into_iter().any(|epoch| node.reporters.contains(epoch)) {
             node.processes.remove(&reporter.process);
         }
         if node.reporters.is_empty() {
@@ -213,9 +246,22 @@ impl Fleet {
         Some(reporter)
     }
 
+    fn put(&mut self, epoch: Epoch, reporter: Reporter) {
+        self.peers.join(reporter.peer, reporter.bytes);
+        self.processes.entry(reporter.process).or_default().insert(epoch);
+        self.reporters.insert(epoch, reporter);
+    }
+
     /// Takes a reporter out, and leaves its place.
     fn unlink(&mut self, epoch: Epoch) -> Option<Reporter> {
         let reporter = self.reporters.remove(&epoch)?;
+        self.peers.part(reporter.peer, reporter.bytes);
+        if let Some(of_it) = self.processes.get_mut(&reporter.process) {
+            of_it.remove(&epoch);
+            if of_it.is_empty() {
+                self.processes.remove(&reporter.process);
+            }
+        }
         self.due.remove(&(reporter.armed, epoch));
         if let Some(stream) = reporter.stream() {
             self.streams.remove(&stream);
@@ -288,23 +334,31 @@ impl Fleet {
     }
 
     /// All nodes, sorted by id.
-    pub fn nodes(&self) -> impl Iterator<Item = (&Arc<str>, &Node)> {
-        self.nodes.iter()
+    pub fn nodes(&self) -> btree_map::Range<'_, Arc<str>, Node> {
+        self.nodes.range::<str, _>(..)
+    }
+
+    /// Those after one.
+    pub fn nodes_after(&self, id: &str) -> btree_map::Range<'_, Arc<str>, Node> {
+        let after = (Bound::Excluded(id), Bound::Unbounded);
+        self.nodes.range::<str, _>(after)
     }
 }
 
 /// What was cut between two reports. Most of the time nothing was, and nothing is looked up.
 fn cut_since(before: &Reporter, now: &v1::FilterReport) -> CutLately {
     fn since<'a>(
-        before: impl Iterator<Item = (&'a String, u64)> + Clone,
+        before: impl Iterator<Item = (&'a String, u64)>,
         now: impl Iterator<Item = (&'a String, u64)>,
     ) -> BTreeMap<String, u64> {
-        let had = |name| before.clone().find(|(other, _)| *other == name);
-        let lately = now.filter(|(_, cut)| *cut > 0).map(|(name, cut)| {
-            let had = had(name).map_or(0, |(_, had)| had);
-            (name.clone(), cut.saturating_sub(had))
-        });
-        lately.filter(|(_, cut)| *cut > 0).collect()
+        let mut cut = now.filter(|(_, cut)| *cut > 0).peekable();
+        if cut.peek().is_none() {
+            return BTreeMap::new();
+        }
+        let had: HashMap<&String, u64> = before.filter(|(_, cut)| *cut > 0).collect();
+        let lately = cut.map(|(name, cut)| (name, cut.saturating_sub(had.get(name).copied().unwrap_or(0))));
+        let lately = lately.filter(|(_, cut)| *cut > 0);
+        lately.map(|(name, cut)| (name.clone(), cut)).collect()
     }
     CutLately {
         listeners: since(

@@ -4,6 +4,9 @@ use ebb_proto::v1;
 
 use super::{Epoch, Local, Peer, Reporter};
 
+/// As much of its listeners' names is kept, in bytes. Of one that has more none are: until it attaches it may have any.
+const MOST_KEPT: usize = 64 << 10;
+
 /// What outlives the control plane of a reporter.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ReporterRecord {
@@ -19,7 +22,7 @@ pub struct ReporterRecord {
     /// Random number of its Envoy process.
     #[prost(uint64, tag = "4")]
     pub process: u64,
-    /// The names of its listeners.
+    /// The names of its listeners, unless they are too many.
     #[prost(string, repeated, tag = "5")]
     pub listeners: Vec<String>,
     /// Whether it counts upstream endpoints.
@@ -57,7 +60,7 @@ impl ReporterRecord {
             node: reporter.node.to_string(),
             cluster: cluster.to_owned(),
             process: reporter.process,
-            listeners: reporter.listeners.iter().map(|said| said.name.clone()).collect(),
+            listeners: names(reporter),
             counts_upstreams: reporter.counts_upstreams,
             ..Self::default()
         };
@@ -98,4 +101,12 @@ impl ReporterRecord {
         };
         self.listeners.iter().map(named).collect()
     }
+}
+
+fn names(reporter: &Reporter) -> Vec<String> {
+    let names = reporter.listeners.iter().map(|said| &said.name);
+    if names.clone().map(String::len).sum::<usize>() > MOST_KEPT {
+        return Vec::new();
+    }
+    names.cloned().collect()
 }

@@ -19,7 +19,7 @@ pub(super) const MISSED_REPORTS: u32 = 3;
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 
 /// A process of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
     /// Its pid, in the namespace of the control plane.
     pub pid: u32,
@@ -30,7 +30,7 @@ pub struct Local {
 }
 
 /// Where a reporter speaks from, as the system tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A process of this machine.
     Local(Local),
@@ -51,7 +51,7 @@ pub enum Standing {
     Expected(Instant),
 }
 
-/// One Wasm VM.
+/// One Wasm VM. What it said is shared, so that a copy costs little: others make views of it.
 #[derive(Clone, Debug)]
 pub struct Reporter {
     /// The node it belongs to.
@@ -61,25 +61,29 @@ pub struct Reporter {
     /// Where it speaks from; `None` = the system does not tell.
     pub peer: Option<Peer>,
     /// Version of the filter.
-    pub version: String,
+    pub version: Arc<str>,
     /// Whether its word counts.
     pub standing: Standing,
     /// When it was last heard of.
     pub last_report: Instant,
     /// Its last counts, as it gave them.
-    pub listeners: Vec<v1::ListenerCounts>,
+    pub listeners: Arc<Vec<v1::ListenerCounts>>,
     /// Its last counts of upstream endpoints, if it counts them.
-    pub upstreams: Vec<v1::UpstreamCounts>,
+    pub upstreams: Arc<Vec<v1::UpstreamCounts>>,
     /// Whether it counts them for all of its requests.
     pub counts_upstreams: bool,
     /// What Envoy cut between the last two reports.
-    pub cut_lately: CutLately,
+    pub cut_lately: Arc<CutLately>,
     /// The last ask that was put to it on this stream.
     pub asked: u64,
     /// The last ask that it answered on this stream.
     pub answered: u64,
     /// Whether a drain waits for it, so that it has to speak more often.
     pub awaited: bool,
+    /// Why its last stream was refused.
+    pub(super) refused: Option<Arc<str>>,
+    /// What its last counts take, see [`super::limits`].
+    pub(super) bytes: usize,
     interval: Duration,
     awaited_interval: Duration,
     /// When it is looked at for whether it is silent.
@@ -111,7 +115,7 @@ impl Reporter {
                 .clamp(*INTERVALS.start(), *INTERVALS.end())
         };
         let mut reporter = Self {
-            version: hello.version.clone(),
+            version: hello.version.as_str().into(),
             standing: Standing::Live(stream),
             interval: interval(&hello.report_interval, Duration::from_secs(5)),
             awaited_interval: interval(&hello.drain_report_interval, Duration::from_millis(500)),
@@ -127,16 +131,18 @@ impl Reporter {
             node,
             process,
             peer,
-            version: String::new(),
+            version: Arc::default(),
             standing: Standing::Expected(now),
             last_report: now,
-            listeners: Vec::new(),
-            upstreams: Vec::new(),
+            listeners: Arc::default(),
+            upstreams: Arc::default(),
             counts_upstreams: false,
-            cut_lately: CutLately::default(),
+            cut_lately: Arc::default(),
             asked: 0,
             answered: 0,
             awaited: false,
+            refused: None,
+            bytes: 0,
             interval: *INTERVALS.start(),
             awaited_interval: *INTERVALS.start(),
             armed: now,
@@ -178,6 +184,9 @@ impl Reporter {
             }
             _ => String::new(),
         };
+        if let (Standing::Detached(since), Some(why)) = (self.standing, &self.refused) {
+            return format!("refused {} ago: {why}{advice}", ago(since));
+        }
         match self.standing {
             Standing::Live(_) => String::new(),
             Standing::Silent(_) => format!("silent for {}", ago(self.last_report)),

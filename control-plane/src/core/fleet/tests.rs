@@ -23,13 +23,17 @@ fn a_reporter_is_silent_after_three_of_its_intervals_and_live_again_when_it_spea
     let (mut fleet, start) = (Fleet::default(), Instant::now());
     let epoch = attach(&mut fleet, StreamId(1), &hello("a", 1, 7), start).epoch;
     assert_eq!(fleet.next_deadline(), Some(start + seconds(15)));
-    fleet.report(StreamId(1), v1::FilterReport::default(), start + seconds(4));
+    fleet
+        .report(StreamId(1), v1::FilterReport::default(), start + seconds(4))
+        .unwrap();
     assert!(fleet.tick(start + seconds(15)).is_empty());
     assert_eq!(fleet.tick(start + seconds(19)), [epoch]);
     let reporter = fleet.get(epoch).unwrap();
     assert!(!reporter.is_live());
     assert_eq!(reporter.reason(start + seconds(19)), "silent for 15s");
-    fleet.report(StreamId(1), v1::FilterReport::default(), start + seconds(20));
+    fleet
+        .report(StreamId(1), v1::FilterReport::default(), start + seconds(20))
+        .unwrap();
     assert!(fleet.get(epoch).unwrap().is_live());
     assert_eq!(fleet.tick(start + seconds(35)), [epoch]);
 }
@@ -69,7 +73,7 @@ fn a_second_stream_of_the_same_vm_replaces_the_first() {
     );
     assert_eq!(
         fleet.report(StreamId(1), v1::FilterReport::default(), start),
-        None
+        Ok(None)
     );
     assert_eq!(fleet.detach(StreamId(1), start), None);
     assert!(fleet.get(Epoch(7)).unwrap().is_live());
@@ -218,7 +222,7 @@ fn what_was_never_asked_is_not_answered() {
         answers: 1 << 63,
         ..Default::default()
     };
-    fleet.report(StreamId(1), report, start);
+    fleet.report(StreamId(1), report, start).unwrap();
     assert_eq!(fleet.get(epoch).unwrap().answered, 3);
 }
 
@@ -261,10 +265,10 @@ fn what_is_kept_is_expected_with_its_names_and_nothing_in_flight() {
         counts_upstreams: true,
         ..Default::default()
     };
-    fleet.report(StreamId(1), report.clone(), start);
+    fleet.report(StreamId(1), report.clone(), start).unwrap();
     let (put, gone) = fleet.take_changed();
     assert_eq!((put.len(), gone.len()), (1, 0));
-    fleet.report(StreamId(1), report, start);
+    fleet.report(StreamId(1), report, start).unwrap();
     assert!(!fleet.has_changed(), "its names are the same");
     let mut next = Fleet::default();
     next.expect(&put[0], start);

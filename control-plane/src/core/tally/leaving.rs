@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{MOST, Tally};
+use super::{MOST, Tally, member::Member};
 use crate::core::{
     fleet::Epoch,
     node::{Node, is_twin},
 };
+
+/// Of how many processes it is remembered that members of them have left.
+const MOST_LEFT: usize = 4096;
 
 impl Tally {
     /// A reporter has left for good, and with it whatever it had in flight: it is waited for no longer, and what it
@@ -17,20 +20,22 @@ impl Tally {
         let Some(mut member) = self.take(epoch) else {
             return 0;
         };
-        let cut = member
-            .counts
-            .values()
-            .map(|count| count.in_flight.saturating_add(count.cut()));
-        let cut = cut.fold(0, u64::saturating_add);
-        let cut = if member.counts.is_empty() { last_word } else { cut }.min(MOST);
-        for count in member.counts.values_mut() {
-            count.in_flight = 0;
+        let cut = if member.has_told() {
+            member.cut()
+        } else {
+            last_word
         }
-        if !member.known && member.counts.is_empty() && !said_goodbye && cut == 0 {
+        .min(MOST);
+        if !member.known && !member.has_told() && !said_goodbye && cut == 0 {
             self.unheard += 1;
         }
+        member.leave(true, &mut self.rows);
         self.change(&member.node, Node::has_been_left);
-        self.left.push(member);
+        self.left.insert((member.process, member.node));
+        // Who speaks of ever new processes is no Envoy.
+        if self.left.len() > MOST_LEFT {
+            self.left.pop_first();
+        }
         self.add_cut(cut);
         cut
     }
@@ -39,8 +44,7 @@ impl Tally {
     /// reporter of it counted.
     pub fn lose_admin(&mut self, node: &Arc<str>) -> u64 {
         let counted = self.members.values().filter(|member| member.node == *node);
-        let counted = counted.flat_map(|member| member.counts.values());
-        let counted = counted.map(|count| count.in_flight).fold(0, u64::saturating_add);
+        let counted = counted.map(Member::counted).fold(0, u64::saturating_add);
         let own = self.nodes.get(node).and_then(Node::own_in_flight);
         let cut = own.unwrap_or(0).saturating_sub(counted);
         self.change(node, Node::has_no_admin);
@@ -73,15 +77,22 @@ impl Tally {
 
     /// The nodes of which an Envoy process is a member, or was one.
     pub fn nodes_of(&self, process: u64) -> impl Iterator<Item = &Arc<str>> {
-        let all = self.members.values().chain(&self.left);
-        all.filter(move |member| member.process == process)
-            .map(|member| &member.node)
+        let members = self.members.values().map(|member| (member.process, &member.node));
+        let left = self.left.iter().map(|(process, node)| (*process, node));
+        let all = members.chain(left);
+        all.filter(move |(of, _)| *of == process).map(|(_, node)| node)
     }
 
     /// Whether an Envoy process has a member, or had one that has left.
     pub fn has_process(&self, process: u64) -> bool {
-        let mut all = self.members.values().chain(&self.left);
-        all.any(|member| member.process == process)
+        let first = (process, Arc::default());
+        let left = || {
+            self.left
+                .range(first..)
+                .next()
+                .is_some_and(|(of, _)| *of == process)
+        };
+        self.processes.contains_key(&process) || left()
     }
 
     /// The members of an Envoy process.

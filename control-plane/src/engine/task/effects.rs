@@ -7,7 +7,7 @@ use super::{
     show::{SHOW_DRAIN_EVERY, SHOW_FLEET_EVERY},
 };
 use crate::{
-    core::{Effect, Now, record::Record},
+    core::{Effect, Now, record::Record, snapshot::unknown_reporters},
     engine::{Outgoing, admins},
     store::Changes,
 };
@@ -80,7 +80,7 @@ impl Task {
                     let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
                     tokio::spawn(admins::pull(admin, node, close, requests));
                 }
-                Effect::FleetChanged if self.nodes.receiver_count() > 0 => {
+                Effect::FleetChanged if self.nodes.views.receiver_count() > 0 => {
                     let soon = now.instant + self.at_most_every(SHOW_FLEET_EVERY);
                     self.show_nodes_at.get_or_insert(soon);
                 }
@@ -104,7 +104,7 @@ impl Task {
             drain = drain.id,
             phase = drain.phase().as_str_name(),
             in_flight = (!running).then_some(drain.in_flight),
-            unknown = (!running).then_some(drain.unknown_reporters.len()),
+            unknown = (!running).then_some(unknown_reporters(drain)),
             "drain"
         );
         let why_not = self.store.keep(Changes::drain(record)).err().map(|error| {

@@ -1,6 +1,6 @@
 //! What is shown to those who watch, and how often.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use ebb_proto::v1;
 use tokio::sync::watch;
@@ -46,8 +46,19 @@ impl Task {
         }
         if self.show_nodes_at.is_some_and(|at| at <= now.instant) {
             self.show_nodes_at = None;
-            self.nodes.send_replace(self.core.nodes(None, now));
+            self.nodes_shown = Some(now.instant);
+            let snapshot = self.core.snapshot(None, None, now);
+            self.nodes.shots.send_replace(Some(Arc::new(snapshot)));
         }
+    }
+
+    /// Shows how the nodes stand to somebody who has begun to watch.
+    pub(super) fn show_nodes_soon(&mut self, now: Now) {
+        let soon = self
+            .nodes_shown
+            .map_or(now.instant, |shown| shown + SHOW_DRAIN_EVERY);
+        let at = soon.max(now.instant);
+        self.show_nodes_at = Some(self.show_nodes_at.map_or(at, |due| due.min(at)));
     }
 
     pub(super) fn at_most_every(&self, span: Duration) -> Duration {

@@ -73,7 +73,7 @@ impl Remains {
     /// The same, of which nobody tells any more; why, in words.
     #[must_use]
     pub fn lost(self, why: String) -> Self {
-        let last_told = self.requests.values().sum::<u64>().saturating_add(self.last_told);
+        let last_told = self.requests().saturating_add(self.last_told);
         Self {
             last_told,
             requests: BTreeMap::new(),
@@ -93,10 +93,14 @@ impl Remains {
                 )
             })
             .collect();
-        let named: u64 = requests.values().sum();
+        let named = requests.values().copied().fold(0, u64::saturating_add);
         let others = drain.in_flight.saturating_sub(named);
         if others > 0 {
-            requests.insert(BY_ENVOY.to_owned(), others);
+            let whose = match drain.listeners_omitted {
+                0 => BY_ENVOY.to_owned(),
+                more => format!("on {more} more listeners"),
+            };
+            requests.insert(whose, others);
         }
         let unknown = drain.unknown_reporters.iter().map(|unknown| {
             let v1::UnknownReporter {
@@ -123,11 +127,16 @@ impl Remains {
         }
     }
 
+    fn requests(&self) -> u64 {
+        self.requests.values().copied().fold(0, u64::saturating_add)
+    }
+
     /// Requests that are cut if it ends now, as far as they are known.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let in_flight = self.requests.values().sum::<u64>();
-        in_flight.saturating_add(self.last_told).saturating_add(self.cut)
+        self.requests()
+            .saturating_add(self.last_told)
+            .saturating_add(self.cut)
     }
 
     /// Whether it has finished everything.
@@ -198,7 +207,8 @@ impl Follow {
         if unknown == 0 {
             self.last_told = 0;
         } else if unknown > self.unknown {
-            self.last_told += self.in_flight.saturating_sub(drain.in_flight);
+            let less = self.in_flight.saturating_sub(drain.in_flight);
+            self.last_told = self.last_told.saturating_add(less);
         }
         self.in_flight = drain.in_flight;
         self.unknown = unknown;

@@ -99,7 +99,10 @@ impl Account {
                 severity: Severity::Info,
             };
         }
-        let total: u64 = cut.iter().map(|(_, remains)| remains.total()).sum();
+        let total: u64 = cut
+            .iter()
+            .map(|(_, remains)| remains.total())
+            .fold(0, u64::saturating_add);
         let unknown = cut.iter().any(|(_, remains)| !remains.unknown.is_empty());
         let owed = cut.iter().any(|(_, remains)| remains.owes());
         let were_cut = match total {
