@@ -10,7 +10,7 @@ use super::{
     output::one_line,
     paths::Surroundings,
 };
-use crate::address::Address;
+use crate::{address::Address, core::policy};
 
 /// Which control plane to talk to.
 #[derive(Debug, clap::Args)]
@@ -125,9 +125,7 @@ pub(crate) fn human(duration: Duration) -> String {
 
 /// A duration of the wire; unset or negative is zero.
 pub(crate) fn from_wire(duration: Option<prost_types::Duration>) -> Duration {
-    duration
-        .and_then(|duration| duration.try_into().ok())
-        .unwrap_or_default()
+    duration.as_ref().and_then(policy::from_wire).unwrap_or_default()
 }
 
 /// `1 request`, `2 requests`.

@@ -1,6 +1,6 @@
 //! One drain with all that belongs to it: its scope, its machine, what it counts, and its record.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ebb_proto::v1;
 
@@ -24,6 +24,9 @@ const MAX_CHANGES: usize = 16;
 
 /// Between two records for the sake of members that joined: each is a write to the disk, and an Envoy has many VMs.
 const KEEP_JOINED_EVERY: Duration = Duration::from_millis(100);
+
+/// A drain that started later than this since 1970 started never: the year is about 30000.
+const LAST_START: Duration = Duration::from_secs(1 << 40);
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -67,12 +70,14 @@ impl Drain {
             .and_then(|overrides| Policy::default().with(&overrides))
             .map_err(|error| unreadable(&error))?;
         let started_at = drain.started_at.and_then(|at| SystemTime::try_from(at).ok());
-        let started_at = started_at.ok_or_else(|| unreadable(&"no start"))?;
+        let started_at = started_at.filter(can_be).ok_or_else(|| unreadable(&"no start"))?;
         // A clock set back meanwhile must not put the start into the future, nor the deadline far away.
         let age = now.wall.duration_since(started_at).unwrap_or_default();
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
         let span = |wire: Option<prost_types::Duration>| wire.as_ref().and_then(from_wire);
-        let closing_since = span(record.closing_after).map(|after| started + after);
+        // What lies beyond all clocks makes no sense, and is as if it were now.
+        let after = |span: Duration| started.checked_add(span).unwrap_or(now.instant);
+        let closing_since = span(record.closing_after).map(after);
         let hold = if drain.holding {
             Hold::Holding
         } else {
@@ -99,7 +104,7 @@ impl Drain {
                 (machine, None)
             }
             Some(outcome) => {
-                let at = started + span(drain.elapsed).unwrap_or_default();
+                let at = after(span(drain.elapsed).unwrap_or_default());
                 (
                     Machine::ended(policy, started, closing_since, outcome, at, hold),
                     Some(drain.clone()),
@@ -261,4 +266,10 @@ impl Drain {
         .flatten()
         .min()
     }
+}
+
+/// Whether a drain can have started then: times that are further off overflow, and are of no clock.
+fn can_be(at: &SystemTime) -> bool {
+    at.duration_since(UNIX_EPOCH)
+        .is_ok_and(|since| since < LAST_START)
 }

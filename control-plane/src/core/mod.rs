@@ -49,7 +49,7 @@ mod owing;
 pub mod policies;
 pub mod policy;
 mod queries;
-mod reading;
+pub mod reading;
 pub mod record;
 mod refusal;
 pub mod report;
@@ -80,6 +80,9 @@ use record::{Kept, LeftOut, Record};
 
 /// Between two records of who is attached: each is a write to the disk, and a fleet comes all at once.
 const KEEP_FLEET_EVERY: Duration = Duration::from_millis(100);
+
+/// More drains than there can have been.
+const MOST_DRAINS: u64 = 1 << 62;
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +153,9 @@ impl Core {
         let mut drains = BTreeMap::new();
         for mut drain in resumed {
             let after = drains.last_key_value().map_or(0, |(last, _)| last + 1);
-            drain.sequence = drain.sequence.max(after);
+            // Nobody has counted so far: it would leave no number for those that follow.
+            let counted = Some(drain.sequence).filter(|sequence| *sequence < MOST_DRAINS);
+            drain.sequence = counted.map_or(after, |sequence| sequence.max(after));
             drains.insert(drain.sequence, drain);
         }
         let millis = now

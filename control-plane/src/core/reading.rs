@@ -27,6 +27,13 @@ pub struct Reading {
     pub sessions: Option<BTreeSet<String>>,
 }
 
+/// A sum of what others say, which may be anything.
+pub fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts
+        .into_iter()
+        .fold(0, |sum: u64, count| sum.saturating_add(count))
+}
+
 impl Reading {
     /// Requests in a scope. A listener that is not `here` is not one of this Envoy; one that `has_sessions` needs no requests.
     ///
@@ -41,10 +48,10 @@ impl Reading {
         if scope.is_upstream() {
             // An endpoint that Envoy does not have gets nothing from it.
             let named = |name| self.upstreams.as_ref()?.get(name);
-            return Ok(sum(scope.upstreams.iter().filter_map(named)));
+            return Ok(total(scope.upstreams.iter().filter_map(named)));
         }
         if scope.listeners.is_empty() {
-            return Ok(sum(self.listeners.values()));
+            return Ok(total(self.listeners.values()));
         }
         let known = |name: &String| self.listeners.contains_key(name) || has_sessions(name);
         let missing = |name: &&String| !known(name) && here(name);
@@ -54,10 +61,9 @@ impl Reading {
         if !scope.listeners.iter().any(known) {
             return Err(String::new());
         }
-        Ok(sum(scope
-            .listeners
-            .iter()
-            .filter_map(|name| self.listeners.get(name))))
+        Ok(total(
+            scope.listeners.iter().filter_map(|name| self.listeners.get(name)),
+        ))
     }
 
     fn says_nothing_of(&self, listener: &str) -> String {
@@ -85,7 +91,7 @@ impl Reading {
     }
 }
 
-fn sum<'a>(counts: impl Iterator<Item = &'a Requests>) -> Own {
+fn total<'a>(counts: impl Iterator<Item = &'a Requests>) -> Own {
     counts.fold(
         Own {
             in_flight: 0,

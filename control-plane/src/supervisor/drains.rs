@@ -14,6 +14,7 @@ use crate::{
     core::{
         drains::StartRequest,
         policy::{OnTimeout, Policy, PolicyOverrides, Tcp},
+        reading::sum,
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -163,7 +164,7 @@ impl Drains {
             }
         }
         let listeners = nodes.iter().flat_map(|node| &node.listeners);
-        Ok(listeners.map(|listener| listener.in_flight).sum())
+        Ok(sum(listeners.map(|listener| listener.in_flight)))
     }
 }
 

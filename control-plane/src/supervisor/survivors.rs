@@ -63,11 +63,8 @@ pub async fn stop(run: &RunRecord) {
         return;
     }
     let now = Instant::now();
-    let drains_until = run.shutdown.as_ref().map(|shutdown| {
-        let deadline = shutdown.deadline.and_then(|at| SystemTime::try_from(at).ok());
-        let left = deadline.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        now + left.unwrap_or_default()
-    });
+    let shutdown = run.shutdown.as_ref();
+    let drains_until = shutdown.map(|shutdown| now + shutdown.left(SystemTime::now()));
     let survivors = held.iter().map(|held| Survivor::new(&held.record)).collect();
     drive(Succession::new(survivors, drains_until), held).await;
 }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use ebb_proto::v1;
 use tokio::sync::watch;
 
-use crate::core::outstanding::{self, Outstanding, Unsent};
+use crate::core::{
+    outstanding::{self, Outstanding, Unsent},
+    reading::sum,
+};
 
 /// Where requests are that Envoy counts itself: no filter has named a listener for them.
 const BY_ENVOY: &str = "by Envoy's own count";
@@ -73,7 +76,7 @@ impl Remains {
     /// The same, of which nobody tells any more; why, in words.
     #[must_use]
     pub fn lost(self, why: String) -> Self {
-        let last_told = self.requests.values().sum::<u64>().saturating_add(self.last_told);
+        let last_told = sum(self.requests.values().copied()).saturating_add(self.last_told);
         Self {
             last_told,
             requests: BTreeMap::new(),
@@ -93,7 +96,7 @@ impl Remains {
                 )
             })
             .collect();
-        let named: u64 = requests.values().sum();
+        let named = sum(requests.values().copied());
         let others = drain.in_flight.saturating_sub(named);
         if others > 0 {
             requests.insert(BY_ENVOY.to_owned(), others);
@@ -126,7 +129,7 @@ impl Remains {
     /// Requests that are cut if it ends now, as far as they are known.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let in_flight = self.requests.values().sum::<u64>();
+        let in_flight = sum(self.requests.values().copied());
         in_flight.saturating_add(self.last_told).saturating_add(self.cut)
     }
 
@@ -307,7 +310,7 @@ mod tests {
         let mut next = |in_flight, unknown| {
             let remains = follow.next(&drain(in_flight, unknown));
             (
-                remains.requests.values().sum::<u64>(),
+                sum(remains.requests.values().copied()),
                 remains.last_told,
                 remains.total(),
             )
