@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// Listen, without TLS or authentication, on TCP addresses that other machines can reach
     #[arg(long)]
     insecure: bool,
-    /// Directory of the durable state, through which drains survive a restart; \"\" = in memory only [default:
+    /// Directory of the durable state, through which drains survive a restart; "" = in memory only [default:
     /// /var/lib/ebb for root, else $XDG_STATE_HOME/ebb, else ~/.local/state/ebb]
     #[arg(long, value_name = "DIR")]
     state: Option<OsString>,
