@@ -32,7 +32,7 @@ use process::duration;
 pub use process::{Check, Command, DrainTarget, Origin, Process, Ready, Restart, Stop};
 use reader::{Document, Section};
 use values::Text;
-pub use values::{AttachTo, HttpTarget, Identity};
+pub use values::{AdminAddress, AttachTo, HttpTarget, Identity};
 
 /// Everything in the file.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use super::{
     fleet::Epoch,
     machine::{self, Hold, Machine},
     policy::{Evidence, PolicyOverrides},
+    reading::is_named,
     refusal::named,
     report::Recorder,
     scope::Scope,
@@ -91,6 +92,14 @@ impl Core {
             changes: 0,
             keep_at: None,
         };
+        for node in &self.twins {
+            if drain.scope.has_node(node) {
+                drain.warn(format!(
+                    "several Envoys say that they are node {node:?}: give each a node.id of its own, or one cannot be told from \
+                     the other"
+                ));
+            }
+        }
         self.add_admins(&mut drain);
         self.drains.insert(sequence, drain);
         let mut out = Vec::new();
@@ -99,6 +108,14 @@ impl Core {
         self.step_admins(now, &mut out);
         self.step_looks(now, &mut out);
         Ok((id, out))
+    }
+
+    /// Whether a drain of a scope could be started, by what is known.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn check(&self, scope: &Scope) -> Result<(), StartError> {
+        self.check_scope(scope, self.policies.of(scope).evidence)
     }
 
     fn check_scope(&self, scope: &Scope, evidence: Evidence) -> Result<(), StartError> {
@@ -123,7 +140,14 @@ impl Core {
         let listeners = covered()
             .flat_map(|(_, reporter)| reporter.listeners.iter().map(|l| l.name.clone()))
             .chain(admins().flat_map(|admin| admin.listeners().cloned()));
-        named(&scope.listeners, listeners.collect())
+        let in_envoys = |name: &&String| {
+            let mut all = admins().flat_map(|admin| admin.listeners());
+            all.any(|listener| is_named(listener, name))
+        };
+        let listeners: Vec<String> = listeners
+            .chain(scope.listeners.iter().filter(in_envoys).cloned())
+            .collect();
+        named(&scope.listeners, listeners)
             .map_err(|(name, known)| StartError::UnknownListener { name, known })?;
         let upstreams = covered()
             .flat_map(|(_, reporter)| reporter.upstreams.iter().map(|u| u.address.clone()))

@@ -81,6 +81,9 @@ use record::{Kept, LeftOut, Record};
 /// Between two records of who is attached: each is a write to the disk, and a fleet comes all at once.
 const KEEP_FLEET_EVERY: Duration = Duration::from_millis(100);
 
+/// How long two Envoys may be one node before it is said: one that has vanished is noticed by then, and a restart is over.
+const TWINS_AFTER: Duration = Duration::from_secs(20);
+
 /// More drains than there can have been.
 const MOST_DRAINS: u64 = 1 << 62;
 
@@ -132,6 +135,9 @@ pub struct Core {
     ending: BTreeMap<u64, Instant>,
     /// When to look for reporters that are long gone.
     prune_at: Option<Instant>,
+    /// When to look for Envoys that share a node's id, and the nodes of which that was said.
+    twins_at: Option<Instant>,
+    twins: BTreeSet<Arc<str>>,
     /// When to store which reporters came and went.
     keep_fleet_at: Option<Instant>,
 }
@@ -179,6 +185,8 @@ impl Core {
             inquiries: Inquiries::default(),
             ending: BTreeMap::new(),
             prune_at: Some(now.instant + SUCCEEDS_AFTER),
+            twins_at: None,
+            twins: BTreeSet::new(),
             keep_fleet_at: None,
         };
         for reporter in &kept.reporters {
@@ -272,6 +280,9 @@ impl Core {
         out.extend(attached.replaced.map(Effect::End));
         self.fleet.report(stream, report, now.instant);
         self.prune(Some(&hello.node_id), now, out);
+        if self.fleet.is_shared(&hello.node_id) {
+            self.twins_at.get_or_insert(now.instant + TWINS_AFTER);
+        }
         self.ask += 1;
         self.look_at(attached.epoch, now, out);
         self.send(attached.epoch, now, out);
@@ -310,9 +321,21 @@ impl Core {
                 self.prune_at = Some(now.instant + SUCCEEDS_AFTER);
             }
         }
+        if self.twins_at.is_some_and(|at| at <= now.instant) {
+            self.twins_at = None;
+            self.look_for_twins(out);
+        }
         if self.keep_fleet_at.is_some_and(|at| at <= now.instant) {
             out.extend(self.keep_fleet());
         }
+    }
+
+    /// Says once of each node that several Envoys are it.
+    fn look_for_twins(&mut self, out: &mut Vec<Effect>) {
+        let twins: BTreeSet<Arc<str>> = self.fleet.twins().cloned().collect();
+        let new = twins.difference(&self.twins);
+        out.extend(new.map(|node| Effect::Twins(node.to_string())));
+        self.twins = twins;
     }
 
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
@@ -354,6 +377,7 @@ impl Core {
             drains,
             admins,
             self.prune_at,
+            self.twins_at,
             self.keep_fleet_at,
             self.ending.values().min().copied(),
         ]

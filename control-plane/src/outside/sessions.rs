@@ -9,7 +9,7 @@ use super::{
     gauges::Gauges,
     layout::{Layout, Listener},
 };
-use crate::core::reading::sum;
+use crate::core::reading::{in_statistics, sum};
 
 /// The listeners that have one name in the statistics.
 #[derive(Default)]
@@ -40,7 +40,7 @@ pub(super) fn of(names: &[String], gauges: &Gauges, layout: &Layout) -> Option<u
 
 /// Whether a name means the sessions of this listener: that of its HTTP connections alone does not.
 fn has_sessions(listener: &Listener, name: &str) -> bool {
-    listener.has_sessions && (listener.name == name || listener.tcp.contains(name))
+    listener.has_sessions && (listener.name == name || listener.tcp.contains(&*in_statistics(name)))
 }
 
 fn of_group(stat_name: &str, gauges: &Gauges, groups: &BTreeMap<&str, Group<'_>>) -> Option<u64> {

@@ -1,6 +1,9 @@
 //! The drains of a shutdown, run by the control plane's own engine.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use ebb_proto::v1::{self, Phase};
 use tokio::sync::watch;
@@ -120,6 +123,33 @@ impl Drains {
         let kept = tokio::time::timeout(KEEP_WITHIN, self.engine.keep_run(run)).await;
         if kept.is_err() {
             tracing::error!("what a successor has to know is not kept within {KEEP_WITHIN:?}; going on");
+        }
+    }
+
+    /// The nodes of which a filter is attached.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn attached(&self) -> Result<BTreeSet<String>, Gone> {
+        let is_live = |reporter: &v1::Reporter| reporter.state() == v1::ReporterState::Live;
+        let nodes = self.engine.nodes().await?.into_iter();
+        let attached = nodes.filter(|node| node.reporters.iter().any(is_live));
+        Ok(attached.map(|node| node.id).collect())
+    }
+
+    /// Whether a drain of these listeners could be started.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn check(&self, nodes: Vec<String>, listeners: Vec<String>) -> Result<(), String> {
+        let scope = v1::Scope {
+            nodes,
+            listeners,
+            upstreams: Vec::new(),
+        };
+        match self.engine.check(scope.into()).await {
+            Ok(checked) => checked.map_err(|error| error.to_string()),
+            Err(Gone) => Ok(()),
         }
     }
 

@@ -2,6 +2,7 @@
 //! executor; under `ebb run`, from the shipped `envoy-config/ebb.toml`.
 
 mod admin;
+mod checkup;
 mod cut;
 mod left;
 mod order;

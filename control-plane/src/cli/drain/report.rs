@@ -23,6 +23,9 @@ pub(super) struct Started {
     unknown_reporters: usize,
     outstanding: Option<OutstandingView>,
     listeners: Vec<Listener>,
+    /// Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// The JSON of a drain that has ended: part of the stable command line.
@@ -37,6 +40,9 @@ pub(crate) struct Ended {
     /// Null where nothing is known of it.
     outstanding: Option<OutstandingView>,
     listeners: Vec<Listener>,
+    /// Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,6 +64,7 @@ impl Started {
             unknown_reporters: drain.unknown_reporters.len(),
             outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
+            warnings: drain.warnings.clone(),
         }
     }
 }
@@ -74,6 +81,7 @@ impl Ended {
             unknown_reporters: drain.unknown_reporters.len(),
             outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
+            warnings: drain.warnings.clone(),
         }
     }
 }
@@ -105,6 +113,7 @@ pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
     }];
     lines.extend(table(drain));
     lines.extend(unknown(drain));
+    lines.extend(warnings(drain));
     if drain.holding {
         lines.push(format!(
             "its listeners go on closing connections until `ebb cancel {id}`"
@@ -156,4 +165,10 @@ pub(crate) fn unknown(drain: &Drain) -> impl Iterator<Item = String> {
         .unknown_reporters
         .iter()
         .map(|reporter| format!("unknown reporter {}", fleet::describe(reporter)))
+}
+
+/// A line for each warning.
+pub(super) fn warnings(drain: &Drain) -> impl Iterator<Item = String> {
+    let warnings = drain.warnings.iter();
+    warnings.map(|text| format!("warning: {}", one_line(text)))
 }

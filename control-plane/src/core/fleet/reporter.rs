@@ -19,7 +19,7 @@ pub(super) const MISSED_REPORTS: u32 = 3;
 const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(60);
 
 /// A process of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
     /// Its pid, in the namespace of the control plane.
     pub pid: u32,
