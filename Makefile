@@ -6,7 +6,7 @@ MAKEFLAGS     += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .ONESHELL:
-.PHONY: help build build-test test lint demo bench torture clean tools wasm-target haproxy loads faketime wasm-opt FORCE
+.PHONY: help build build-test test lint demo bench torture fuzz clean tools wasm-target haproxy loads faketime wasm-opt FORCE
 
 CARGO       ?= cargo
 PYTHON      ?= python3
@@ -20,6 +20,8 @@ BENCH_ARGS  ?=
 # For `make torture`: how long, and the seed of the first schedule; drawn, and printed, if there is none.
 SECONDS     := 3600
 SEED        ?=
+# For `make fuzz`: how long each target runs.
+FUZZ_SECONDS := 300
 # Another libfaketime than Debian's, by which the tests set the clock of a process: an absolute path.
 EBB_FAKETIME ?=
 # Other load tools than Debian's, for the benchmarks: absolute paths. Binaryen's wasm-opt (WASM_OPT_BIN) is used if it is there.
@@ -73,6 +75,13 @@ bench: build $(STOCK_WASM) $(if $(HAPROXY_BIN),,haproxy) loads wasm-opt ## measu
 torture: build $(TRAP_WASM) faketime $(if $(ENVOY_BIN_1_37),,$(ENVOY_OLD)/.ready) ## drain under drawn faults for SECONDS (3600), from SEED on, and judge by the upstream
 	$(CARGO) build --release --locked -p ebb-torture --bins
 	target/release/torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+fuzz: ## fuzz what filters say and what is stored, each for FUZZ_SECONDS (300); needs a nightly toolchain and cargo-fuzz
+	@cp Cargo.lock control-plane/fuzz/
+	cd control-plane
+	for target in attach stored; do
+	  $(CARGO) +nightly fuzz run --sanitizer none "$$target" -- -max_total_time=$(FUZZ_SECONDS) -max_len=2000 -print_final_stats=1
+	done
 
 clean: ## remove everything that was built or fetched
 	rm -rf target dist $(CACHE)

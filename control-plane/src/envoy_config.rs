@@ -1,11 +1,62 @@
 //! The Envoy configuration that puts the filter into a listener: options in, YAML text out.
 //!
-//! `envoy-config/envoy.yaml` holds the same text for its two listeners; a test compares them.
+//! `envoy-config/envoy.yaml` holds the same text, as every supported Envoy takes it, for its two listeners; a test compares
+//! them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use std::{fmt, str::FromStr};
+
 use crate::address::Address;
+
+/// A version of Envoy, as far as its configuration differs: the 40 of 1.40.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EnvoyVersion(u32);
+
+impl EnvoyVersion {
+    /// The first that the closer works with: before it Lua cannot close a connection.
+    pub const OLDEST: Self = Self(37);
+    /// The last that the tests run with.
+    pub const NEWEST: Self = Self(40);
+    /// The first that takes the capabilities of a plugin with its VM, and calls their old place deprecated.
+    const CAPABILITIES_OF_VM: Self = Self(40);
+}
+
+impl fmt::Display for EnvoyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1.{}", self.0)
+    }
+}
+
+impl FromStr for EnvoyVersion {
+    type Err = String;
+
+    /// Reads `1.40`, or `1.40.0` as `envoy --version` says it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |part: &str| {
+            let digits = part.bytes().all(|byte| byte.is_ascii_digit());
+            part.parse::<u32>().ok().filter(|_| digits)
+        };
+        let mut parts = text.split('.').map(number);
+        let version = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(Some(1)), Some(Some(minor)), None | Some(Some(_)), None) => Self(minor),
+            _ => return Err(format!("`{text}` is no version of Envoy: write for example 1.40")),
+        };
+        let (oldest, newest) = (Self::OLDEST, Self::NEWEST);
+        if version < oldest {
+            Err(format!(
+                "Envoy {version} cannot close a connection from Lua: use {oldest} or later"
+            ))
+        } else if version > newest {
+            Err(format!(
+                "what Envoy {version} wants is not known here, {newest} is the newest: use an ebb that knows it, or try {newest}"
+            ))
+        } else {
+            Ok(version)
+        }
+    }
+}
 
 /// Name of the cluster through which filters reach the control plane.
 pub const CONTROL_PLANE_CLUSTER: &str = "ebb_control_plane";
@@ -110,6 +161,11 @@ pub struct Fragment<'a> {
     pub wasm: &'a str,
     /// Whether requests in flight are counted by upstream endpoint too.
     pub upstreams: bool,
+    /// The Envoy that is to take it.
+    pub envoy: EnvoyVersion,
+    /// Whether to say `failure_policy: FAIL_OPEN` in the place of `fail_open: true`, which Envoy calls deprecated. If the VM
+    /// ever dies, it fails what is in flight there.
+    pub failure_policy: bool,
 }
 
 impl Fragment<'_> {
@@ -151,11 +207,31 @@ impl Fragment<'_> {
     /// The Wasm filter; `vm_id` is the same wherever it stands, so that a worker needs one VM.
     fn filter(&self, plugin: &str, configuration: &str) -> String {
         let plugin = quoted(plugin);
-        let capabilities = CAPABILITIES.iter().fold(String::new(), |mut list, capability| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(list, "          {capability}: {{}}");
-            list
-        });
+        let capabilities = |indent: &str| {
+            let head = format!(
+                "{indent}# All that the filter needs, and nothing else.\n{indent}capability_restriction_config:\n\
+                 {indent}  allowed_capabilities:\n"
+            );
+            CAPABILITIES.iter().fold(head, |mut list, capability| {
+                // Writing to a string cannot fail.
+                let _ = writeln!(list, "{indent}    {capability}: {{}}");
+                list
+            })
+        };
+        let (mut of_vm, mut of_plugin) = (String::new(), String::new());
+        if self.envoy < EnvoyVersion::CAPABILITIES_OF_VM {
+            of_plugin = capabilities("      ");
+        } else {
+            of_vm = capabilities("        ");
+        }
+        let failure = if self.failure_policy {
+            "# Should the VM ever fail, requests go on without it, but those in flight in it fail.\n      \
+             failure_policy: FAIL_OPEN"
+        } else {
+            "# Should the VM ever fail, requests go on without it. Envoy calls this deprecated; what it offers in its place,\n      \
+             # `failure_policy: FAIL_OPEN`, fails the requests in flight in it (`ebb envoy-config --failure-policy`).\n      \
+             fail_open: true"
+        };
         // A control plane that is back has to be heard within a second. On the same machine a refused connection costs
         // nothing, so it is tried more often there.
         let reconnect = match self.control_plane {
@@ -169,15 +245,14 @@ impl Fragment<'_> {
     config:
       name: {plugin}
       root_id: {plugin}
-      # Should the VM ever fail, requests go on without it.
-      fail_open: true
+      {failure}
       vm_config:
         vm_id: ebb
         runtime: envoy.wasm.runtime.v8
         code:
           local:
             filename: {wasm}
-      configuration:
+{of_vm}      configuration:
         "@type": type.googleapis.com/google.protobuf.StringValue
         value: |
             {{
@@ -185,10 +260,7 @@ impl Fragment<'_> {
               "control_plane_cluster": "{CONTROL_PLANE_CLUSTER}",
               "reconnect_max": "{reconnect}"
             }}
-      # All that the filter needs, and nothing else.
-      capability_restriction_config:
-        allowed_capabilities:
-{capabilities}"#,
+{of_plugin}"#,
             wasm = quoted(self.wasm),
         )
     }
@@ -288,13 +360,80 @@ mod tests {
         rendered(listener, control_plane, wasm, false)
     }
 
+    fn fragment<'a>(listener: &'a str, control_plane: &'a Address, wasm: &'a str) -> Fragment<'a> {
+        Fragment {
+            listener,
+            control_plane,
+            wasm,
+            upstreams: false,
+            envoy: EnvoyVersion::NEWEST,
+            failure_policy: false,
+        }
+    }
+
+    /// As an Envoy of this version takes it.
+    fn for_envoy(version: &str, failure_policy: bool) -> Value {
+        let control_plane: Address = "unix:/run/ebb.sock".parse().unwrap();
+        let text = Fragment {
+            envoy: version.parse().unwrap(),
+            failure_policy,
+            ..fragment("a", &control_plane, "/f.wasm")
+        }
+        .render();
+        serde_yaml_ng::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn versions_are_read_as_envoy_says_them() {
+        for (text, version) in [("1.37", 37), ("1.39.3", 39), ("1.40.0", 40)] {
+            assert_eq!(text.parse(), Ok(EnvoyVersion(version)));
+        }
+        for (text, hint) in [
+            ("1.36.9", "use 1.37 or later"),
+            ("1.41", "1.40 is the newest"),
+            ("", "for example 1.40"),
+            ("1.+40", "for example 1.40"),
+            ("1.40.0.0", "for example 1.40"),
+            ("v1.40", "for example 1.40"),
+            ("1.40.x", "for example 1.40"),
+            ("2.1", "for example 1.40"),
+        ] {
+            let error = text.parse::<EnvoyVersion>().unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_version_gets_the_capabilities_where_it_wants_them() {
+        let key = "capability_restriction_config";
+        for version in ["1.37", "1.38", "1.39"] {
+            let config = for_envoy(version, false);
+            assert!(plugin(&config)[key].is_object() && plugin(&config)["vm_config"].get(key).is_none());
+        }
+        let (newest, oldest) = (for_envoy("1.40", false), for_envoy("1.37", false));
+        assert!(plugin(&newest).get(key).is_none());
+        assert_eq!(plugin(&newest)["vm_config"][key], plugin(&oldest)[key]);
+    }
+
+    #[test]
+    fn the_failure_policy_is_the_users_choice() {
+        for version in ["1.37", "1.40"] {
+            let (kept, cut) = (for_envoy(version, false), for_envoy(version, true));
+            assert_eq!(plugin(&kept)["fail_open"], true);
+            assert!(
+                plugin(&kept).get("failure_policy").is_none(),
+                "Envoy refuses both"
+            );
+            assert_eq!(plugin(&cut)["failure_policy"], "FAIL_OPEN");
+            assert!(plugin(&cut).get("fail_open").is_none(), "Envoy refuses both");
+        }
+    }
+
     fn rendered(listener: &str, control_plane: &str, wasm: &str, upstreams: bool) -> Value {
         let control_plane: Address = control_plane.parse().unwrap();
         let text = Fragment {
-            listener,
-            control_plane: &control_plane,
-            wasm,
             upstreams,
+            ..fragment(listener, &control_plane, wasm)
         }
         .render();
         serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -339,7 +478,7 @@ mod tests {
         let names: Vec<&Value> = filters.iter().map(|filter| &filter["name"]).collect();
         assert_eq!(names, ["ebb", "envoy.filters.http.upstream_codec"]);
         let upstream = &filters[0]["typed_config"]["config"];
-        for key in ["vm_config", "capability_restriction_config", "fail_open"] {
+        for key in ["vm_config", "fail_open"] {
             assert_eq!(upstream[key], plugin(&with)[key], "{key}: one VM for both");
         }
         assert_ne!(upstream["name"], plugin(&with)["name"]);
@@ -419,7 +558,7 @@ mod tests {
     fn capabilities_are_sorted_and_all_there() {
         assert!(CAPABILITIES.is_sorted());
         let fragment = parsed("a", "cp:1", "/f.wasm");
-        let restriction = &plugin(&fragment)["capability_restriction_config"];
+        let restriction = &plugin(&fragment)["vm_config"]["capability_restriction_config"];
         let allowed: Vec<&String> = restriction["allowed_capabilities"]
             .as_object()
             .unwrap()
@@ -433,7 +572,14 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../envoy-config/envoy.yaml");
         let shipped: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         for (index, listener) in ["ingress", "internal"].into_iter().enumerate() {
-            let fragment = parsed(listener, "unix:/run/ebb/ebb.sock", "/etc/envoy/ebb_filter.wasm");
+            // It is for every supported Envoy.
+            let control_plane: Address = "unix:/run/ebb/ebb.sock".parse().unwrap();
+            let text = Fragment {
+                envoy: EnvoyVersion::OLDEST,
+                ..fragment(listener, &control_plane, "/etc/envoy/ebb_filter.wasm")
+            }
+            .render();
+            let fragment: Value = serde_yaml_ng::from_str(&text).unwrap();
             let shipped_listener = &shipped["static_resources"]["listeners"][index];
             assert_eq!(shipped_listener["name"], listener);
             let manager = &shipped_listener["filter_chains"][0]["filters"][0]["typed_config"];

@@ -1,19 +1,22 @@
 //! What `ebb envoy-config` prints works in an Envoy that knew nothing of Ebb.
 
+use std::{path::Path, time::Duration};
+
 use anyhow::{Context as _, Result};
 use ebb_e2e::{
     api::drain_of,
-    bins,
+    bins::{self, EnvoyVersion},
     bootstrap::Bootstrap,
     client::http1,
     ebb::{Ebb, EbbOptions},
-    envoy::Envoy,
+    envoy::{Envoy, EnvoyOptions},
     upstream::Upstream,
     wait,
     world::{folder, wait_attached},
 };
 use ebb_proto::v1::Phase;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 /// An ordinary Envoy: one listener, one cluster.
 fn plain(upstream: &Upstream) -> Value {
@@ -74,36 +77,99 @@ fn paste(mut bootstrap: Value, printed: &str) -> Result<Value> {
     Ok(bootstrap)
 }
 
+/// Prints the fragment for the listener `shop`, with further arguments.
+async fn printed(ebb: &Ebb, more: &[&str]) -> Result<String> {
+    let control_plane = format!("unix:{}", ebb.socket().display());
+    let wasm = bins::wasm()?.display().to_string();
+    let mut args = vec!["envoy-config", "--listener", "shop", "--wasm", &wasm];
+    args.extend(["--control-plane", &control_plane]);
+    args.extend(more);
+    let printed = ebb.cli(&args).await?;
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    Ok(printed.stdout)
+}
+
+/// What Envoy says of a configuration, and whether it takes it.
+async fn validated(version: EnvoyVersion, bootstrap: &Bootstrap, folder: &Path) -> Result<(bool, String)> {
+    let file = folder.join("validated.json");
+    bootstrap.write(&file)?;
+    let mut envoy = Command::new(bins::envoy(version)?);
+    envoy
+        .args(["--mode", "validate", "--log-level", "warning", "-c"])
+        .arg(&file);
+    let output = wait::within(
+        "Envoy judges",
+        Duration::from_secs(60),
+        envoy.kill_on_drop(true).output(),
+    );
+    let output = output.await??;
+    Ok((
+        output.status.success(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
+}
+
 #[tokio::test]
 async fn printed_filters_and_clusters_make_a_plain_envoy_drain() -> Result<()> {
+    let versions: [(EnvoyVersion, &[&str]); 3] = [
+        (EnvoyVersion::V1_40, &[]),
+        (EnvoyVersion::V1_40, &["--failure-policy"]),
+        (EnvoyVersion::V1_37, &["--envoy-version", "1.37"]),
+    ];
+    for (version, arguments) in versions {
+        let folder = folder()?;
+        let upstream = Upstream::start().await?;
+        let ebb = Ebb::start(EbbOptions::in_folder(folder.path())).await?;
+        let pasted = paste(plain(&upstream), &printed(&ebb, arguments).await?)?;
+        let options = EnvoyOptions {
+            version,
+            ..EnvoyOptions::default()
+        };
+        let envoy = Envoy::start_as(&options, Bootstrap::from_value(pasted), folder.path()).await?;
+        let mut client = ebb.client().await?;
+        wait_attached(&mut client, "shop-1", 1).await?;
+        let mut connection = http1::Connection::open(envoy.address("shop")?).await?;
+        assert!(!connection.get("/").await?.says_close());
+        let drain = client.start(drain_of(&["shop"])).await?;
+        assert!(connection.get("/").await?.says_close());
+        assert!(connection.closed_within(wait::PATIENCE).await);
+        client
+            .wait_for_phase(&drain.id, Phase::Drained, wait::PATIENCE)
+            .await?;
+    }
+    Ok(())
+}
+
+/// An Envoy refuses what it does not know, and warns of what later ones will refuse.
+#[tokio::test]
+async fn every_version_is_printed_what_it_wants() -> Result<()> {
     let folder = folder()?;
     let upstream = Upstream::start().await?;
     let ebb = Ebb::start(EbbOptions::in_folder(folder.path())).await?;
-    let control_plane = format!("unix:{}", ebb.socket().display());
-    let wasm = bins::wasm()?.display().to_string();
-    let args = [
-        "envoy-config",
-        "--listener",
-        "shop",
-        "--control-plane",
-        &control_plane,
-        "--wasm",
-        &wasm,
+    let (old, new) = (EnvoyVersion::V1_37, EnvoyVersion::V1_40);
+    // What it warns of; `None` = it refuses all of it.
+    let cases: [(EnvoyVersion, &[&str], Option<&[&str]>); 6] = [
+        (new, &[], Some(&["fail_open"])),
+        (new, &["--failure-policy"], Some(&[])),
+        (
+            new,
+            &["--envoy-version", "1.39.1"],
+            Some(&["fail_open", "capability_restriction_config"]),
+        ),
+        (old, &[], None),
+        (old, &["--envoy-version", "1.37"], Some(&["fail_open"])),
+        (old, &["--envoy-version", "1.37", "--failure-policy"], Some(&[])),
     ];
-    let printed = ebb.cli(&args).await?;
-    assert_eq!(printed.code, Some(0), "{printed:?}");
-
-    let bootstrap = Bootstrap::from_value(paste(plain(&upstream), &printed.stdout)?);
-    let envoy = Envoy::start_from(bootstrap, folder.path()).await?;
-    let mut client = ebb.client().await?;
-    wait_attached(&mut client, "shop-1", 1).await?;
-    let mut connection = http1::Connection::open(envoy.address("shop")?).await?;
-    assert!(!connection.get("/").await?.says_close());
-    let drain = client.start(drain_of(&["shop"])).await?;
-    assert!(connection.get("/").await?.says_close());
-    assert!(connection.closed_within(wait::PATIENCE).await);
-    client
-        .wait_for_phase(&drain.id, Phase::Drained, wait::PATIENCE)
-        .await?;
+    for (version, arguments, deprecated) in cases {
+        let text = printed(&ebb, &[arguments, &["--upstreams"]].concat()).await?;
+        let bootstrap = Bootstrap::from_value(paste(plain(&upstream), &text)?);
+        let (taken, log) = validated(version, &bootstrap, folder.path()).await?;
+        assert_eq!(taken, deprecated.is_some(), "{version:?} {arguments:?}: {log}");
+        for field in ["fail_open", "capability_restriction_config"] {
+            let warned = log.contains(&format!("PluginConfig.{field}"));
+            let expected = deprecated.is_some_and(|fields| fields.contains(&field));
+            assert_eq!(warned, expected, "{version:?} {arguments:?}, {field}: {log}");
+        }
+    }
     Ok(())
 }

@@ -7,7 +7,7 @@ use ebb_e2e::{
     api::{drain_of, proto},
     bins,
     bootstrap::Bootstrap,
-    client::http1,
+    client::{Failure, Response, http1},
     envoy::EnvoyOptions,
     load::{Load, Plan, Protocol},
     wait,
@@ -157,5 +157,62 @@ async fn vm_that_traps_while_a_drain_waits_keeps_it_from_ending_drained() -> Res
     assert_eq!(ended.unknown_reporters.len(), 1, "{ended:?}");
     world.upstream.release_all();
     assert_eq!(held.await??.status, 200);
+    Ok(())
+}
+
+/// Envoy's successor of `fail_open`, in its place.
+fn by_failure_policy(bootstrap: &mut Bootstrap) -> Result<()> {
+    for listener in ["ingress", "internal"] {
+        let filters = bootstrap.http_filters_mut(listener)?;
+        let plugins = filters
+            .iter_mut()
+            .filter_map(|filter| filter.pointer_mut("/typed_config/config"));
+        for plugin in plugins.filter_map(serde_json::Value::as_object_mut) {
+            if plugin.remove("fail_open").is_some() {
+                plugin.insert("failure_policy".to_owned(), "FAIL_OPEN".into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_served(answer: &Result<Response, Failure>) -> bool {
+    matches!(answer, Ok(response) if response.status == 200)
+}
+
+/// What the choice between the two costs: `ebb envoy-config` prints `fail_open`, for which nothing is cut, unless it is told
+/// otherwise.
+#[tokio::test]
+async fn what_is_in_flight_in_a_vm_that_dies_goes_on_with_fail_open_and_is_cut_by_the_failure_policy()
+-> Result<()> {
+    let by_field: fn(&mut Bootstrap) -> Result<()> = |_| Ok(());
+    for (edit, survives) in [(by_field, true), (by_failure_policy, false)] {
+        let wasm = Some(bins::wasm_trap()?);
+        let world = World::start(EnvoyOptions {
+            wasm,
+            edit,
+            ..EnvoyOptions::default()
+        })
+        .await?;
+        let address = world.ingress()?;
+        // Of one the response has begun.
+        let held = ["/hold", "/hold", "/hold/after"]
+            .map(|path| tokio::spawn(async move { http1::Connection::open(address).await?.get(path).await }));
+        world.upstream.wait_held(held.len()).await?;
+        let mut connection = http1::Connection::open(address).await?;
+        let trapping = connection.get_with("/", "x-ebb-test-trap: 1\r\n").await;
+        assert_eq!(is_served(&trapping), survives, "{trapping:?}");
+        let trapped = world.envoy.log().contains("proxy_on_request_headers failed");
+        ensure!(trapped, "the VM should have trapped");
+        // What comes afterwards is served either way.
+        let mut connection = http1::Connection::open(address).await?;
+        assert_eq!(connection.get("/").await?.status, 200);
+        world.upstream.release_all();
+        for held in held {
+            let answer = held.await?;
+            println!("{answer:?}");
+            assert_eq!(is_served(&answer), survives, "{answer:?}");
+        }
+    }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What several subcommands have in common.
 
-use std::{future::Future, time::Duration};
+use std::{env, future::Future, time::Duration};
 
 use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +10,7 @@ use super::{
     output::one_line,
     paths::Surroundings,
 };
-use crate::address::Address;
+use crate::{address::Address, config::AdminAddress, core::policy};
 
 /// Which control plane to talk to.
 #[derive(Debug, clap::Args)]
@@ -57,6 +57,36 @@ impl TryFrom<EndpointArgs> for Address {
 pub(crate) fn address(flag: &str, text: &str) -> Result<Address, Failure> {
     text.parse()
         .map_err(|error| Failure::Usage(format!("{flag}: {error}")))
+}
+
+/// Reads the address of an admin endpoint that `flag` was given.
+///
+/// # Errors
+/// A usage error that names the flag.
+pub(crate) fn admin(flag: &str, text: &str) -> Result<Address, Failure> {
+    let parsed: Result<AdminAddress, String> = text.parse();
+    parsed
+        .map(|AdminAddress(address)| address)
+        .map_err(|error| Failure::Usage(format!("{flag}: {error}")))
+}
+
+/// Says so where the other commands would look for another control plane than the one that listens here.
+pub(crate) fn warn_of_endpoint(listen: &[Address]) {
+    let Some(text) = env::var("EBB_ENDPOINT").ok().filter(|text| !text.is_empty()) else {
+        return;
+    };
+    let is_here = text
+        .parse::<Address>()
+        .is_ok_and(|address| listen.contains(&address));
+    if !is_here {
+        let here: Vec<String> = listen.iter().map(ToString::to_string).collect();
+        tracing::warn!(
+            EBB_ENDPOINT = one_line(&text),
+            listening = here.join(", "),
+            "`ebb status` and the like look where EBB_ENDPOINT says, and this control plane does not listen there: unset it, or \
+             listen there too (--listen, or control_plane.listen)"
+        );
+    }
 }
 
 /// Reads the duration that `flag` was given, as `250ms`, `30s` or `5m`; `0` needs no unit.
@@ -125,9 +155,7 @@ pub(crate) fn human(duration: Duration) -> String {
 
 /// A duration of the wire; unset or negative is zero.
 pub(crate) fn from_wire(duration: Option<prost_types::Duration>) -> Duration {
-    duration
-        .and_then(|duration| duration.try_into().ok())
-        .unwrap_or_default()
+    duration.as_ref().and_then(policy::from_wire).unwrap_or_default()
 }
 
 /// `1 request`, `2 requests`.

@@ -5,7 +5,10 @@ use super::{
     exit::{Exit, Failure},
     output,
 };
-use crate::{address::Address, envoy_config::Fragment};
+use crate::{
+    address::Address,
+    envoy_config::{EnvoyVersion, Fragment},
+};
 
 /// Print what an Envoy configuration needs for one listener
 ///
@@ -13,7 +16,7 @@ use crate::{address::Address, envoy_config::Fragment};
 /// others, in this order, and those of `clusters` beside the clusters, once. A request that an earlier filter holds is
 /// not counted, and what an earlier filter answers (a 403, a CORS preflight, a 429) does not tell its client to close;
 /// with the two swapped, the header `x-ebb-close` reaches the client. Envoy needs the V8 Wasm runtime (`envoy --version`
-/// of 1.37 or later, but not 1.38.3).
+/// of 1.37 or later, but not 1.38.3); one before 1.40 refuses what is printed unless `--envoy-version` says so.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -32,12 +35,24 @@ pub(crate) struct Args {
     /// are to be counted exactly.
     #[arg(long)]
     upstreams: bool,
+    /// Version of the Envoy that is to take it, from 1.37 on, as `envoy --version` says it [default: 1.40, the newest that
+    /// is known]
+    #[arg(long, value_name = "VERSION")]
+    envoy_version: Option<String>,
+    /// Say `failure_policy: FAIL_OPEN` in the place of `fail_open: true`
+    ///
+    /// Envoy warns at its start that `fail_open` is deprecated, and with this it does not. But should the filter's VM ever
+    /// die, Envoy then fails every request in flight on that worker (503, or cut off if the response has begun), and with
+    /// `fail_open` none.
+    #[arg(long)]
+    failure_policy: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   ebb envoy-config --listener ingress --control-plane unix:/run/ebb/ebb.sock --wasm /etc/envoy/ebb_filter.wasm
-  ebb envoy-config --listener ingress --control-plane ebb.internal:9901 --wasm /etc/envoy/ebb_filter.wasm";
+  ebb envoy-config --listener ingress --control-plane ebb.internal:9901 --wasm /etc/envoy/ebb_filter.wasm
+  ebb envoy-config --listener a --control-plane unix:/run/ebb/ebb.sock --wasm /ebb_filter.wasm --envoy-version 1.37";
 
 /// A fragment to print.
 #[derive(Debug)]
@@ -46,6 +61,8 @@ pub(crate) struct EnvoyConfig {
     control_plane: Address,
     wasm: String,
     upstreams: bool,
+    envoy: EnvoyVersion,
+    failure_policy: bool,
 }
 
 impl TryFrom<Args> for EnvoyConfig {
@@ -67,11 +84,19 @@ impl TryFrom<Args> for EnvoyConfig {
                 "--control-plane: port 0 is none that Envoy could connect to: say the port of `ebb serve`";
             return Err(Failure::Usage(text.to_owned()));
         }
+        let envoy = match &args.envoy_version {
+            None => EnvoyVersion::NEWEST,
+            Some(text) => text
+                .parse()
+                .map_err(|error| Failure::Usage(format!("--envoy-version: {error}")))?,
+        };
         Ok(Self {
             listener: args.listener,
             control_plane,
             wasm: args.wasm,
             upstreams: args.upstreams,
+            envoy,
+            failure_policy: args.failure_policy,
         })
     }
 }
@@ -86,6 +111,8 @@ pub(crate) fn run(config: &EnvoyConfig) -> Result<Exit, Failure> {
         control_plane: &config.control_plane,
         wasm: &config.wasm,
         upstreams: config.upstreams,
+        envoy: config.envoy,
+        failure_policy: config.failure_policy,
     };
     output::print(fragment.render().trim_end())?;
     Ok(Exit::Success)

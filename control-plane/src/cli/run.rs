@@ -3,6 +3,7 @@
 use std::{env, path::PathBuf};
 
 use super::{
+    common,
     exit::{Exit, Failure},
     logging::{Log, LogArgs},
     serve::{Given, configuration},
@@ -87,6 +88,7 @@ pub(crate) fn run(run: Run) -> Result<Exit, Failure> {
         OutputFormat::Text
     };
     let mut log = run.log.start()?;
+    common::warn_of_endpoint(&run.options.listen);
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
     let ended = runtime.block_on(supervisor::run(&run.config, run.options, format));

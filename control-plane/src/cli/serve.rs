@@ -35,11 +35,11 @@ pub(crate) struct Args {
     /// Listen, without TLS or authentication, on TCP addresses that other machines can reach
     #[arg(long)]
     insecure: bool,
-    /// Directory of the durable state, through which drains survive a restart; \"\" = in memory only [default:
+    /// Directory of the durable state, through which drains survive a restart; "" = in memory only [default:
     /// /var/lib/ebb for root, else $XDG_STATE_HOME/ebb, else ~/.local/state/ebb]
     #[arg(long, value_name = "DIR")]
     state: Option<OsString>,
-    /// Admin endpoint of an Envoy, `unix:/path` or `host:port`; may be repeated. Where there is one, Envoy's own count
+    /// Admin endpoint of an Envoy, `unix:/path`, `host:port` or `http://host:port`; may be repeated. Where there is one, Envoy's own count
     /// stands in for a filter that is silent, and a drain of the whole node is Envoy's own
     #[arg(long, value_name = "ADDR")]
     admin: Vec<String>,
@@ -87,6 +87,7 @@ impl TryFrom<Args> for Serve {
 /// If it cannot listen, or its state cannot be used.
 pub(crate) fn run(serve: Serve) -> Result<Exit, Failure> {
     let _flushed_at_the_end = serve.log.start()?;
+    common::warn_of_endpoint(&serve.options.listen);
     let runtime = tokio::runtime::Runtime::new();
     let runtime = runtime.map_err(|error| Failure::Error(format!("cannot start the runtime: {error}")))?;
     let served = runtime.block_on(crate::serve::run(serve.options));
@@ -124,7 +125,7 @@ impl Given {
         let mut given = self.listen;
         let mut directory = self.state;
         let mut policies = Policies::default();
-        let admins = self.admin.iter().map(|text| common::address("--admin", text));
+        let admins = self.admin.iter().map(|text| common::admin("--admin", text));
         let mut admins = admins.collect::<Result<Vec<_>, _>>()?;
         if let Some(config) = config {
             admins.extend(config.admins());

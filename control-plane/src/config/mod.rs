@@ -32,7 +32,7 @@ use process::duration;
 pub use process::{Check, Command, DrainTarget, Origin, Process, Ready, Restart, Stop};
 use reader::{Document, Section};
 use values::Text;
-pub use values::{AttachTo, HttpTarget, Identity, RELAYABLE};
+pub use values::{AdminAddress, AttachTo, HttpTarget, Identity, RELAYABLE};
 
 /// Everything in the file.
 #[derive(Clone, Debug)]

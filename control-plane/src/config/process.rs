@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::{
     defaults,
     reader::Section,
-    values::{AttachTo, DurationText, HttpTarget, Identity, RelayedSignal, SignalName, Text},
+    values::{AdminAddress, AttachTo, DurationText, HttpTarget, Identity, RelayedSignal, SignalName, Text},
 };
 use crate::address::Address;
 
@@ -141,6 +141,14 @@ pub enum Restart {
         /// Restarts until it is given up; forgotten after 60 s of being ready. Unset: no limit. 0: never restarted.
         limit: Option<u32>,
     },
+}
+
+impl Process {
+    /// Whether it is a proxy whose death has no consequence, so that nothing would serve and nobody would notice.
+    #[must_use]
+    pub fn may_be_missed(&self) -> bool {
+        self.drain.is_some() && !self.critical && self.restart == Restart::Never
+    }
 }
 
 /// A process whose dependencies are still names.
@@ -370,7 +378,7 @@ fn drain(mut section: Section<'_>) -> DrainTarget {
         let message = "an empty list drains nothing: name listeners, or remove the key to drain all of them";
         section.refuse("listeners", None, message);
     }
-    let admin = section.take("admin").map(|Text(address)| address);
+    let admin = section.take("admin").map(|Text(AdminAddress(address))| address);
     let node = section.take::<String>("node");
     if node.as_ref().is_some_and(String::is_empty) {
         let message = "names no node: write Envoy's node.id, or remove the key";

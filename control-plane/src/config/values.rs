@@ -8,7 +8,7 @@ use nix::{
 };
 use serde::{Deserialize, Deserializer, de};
 
-use crate::address::Address;
+use crate::address::{Address, ParseAddressError};
 
 /// The longest duration that is accepted: longer ones are mistakes, and clocks overflow on them.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -184,6 +184,34 @@ impl fmt::Display for HttpTarget {
     }
 }
 
+/// Where Envoy's admin endpoint is, written `unix:/socket`, `host:port` or `http://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminAddress(pub Address);
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("https://") {
+            return Err("https is not spoken: write \"http://host:port\"".to_owned());
+        }
+        let server = match text.strip_prefix("http://") {
+            Some(rest) => rest.strip_suffix('/').unwrap_or(rest),
+            None => text,
+        };
+        let is_path = server.starts_with("unix:") || server.starts_with(['/', '.']);
+        if server.contains('/') && !server.contains("://") && !is_path {
+            return Err(
+                "names a path, and Envoy's admin endpoint is all of a server: write \"host:port\"".to_owned(),
+            );
+        }
+        let parsed = server.parse();
+        parsed
+            .map(Self)
+            .map_err(|error: ParseAddressError| error.to_string())
+    }
+}
+
 /// Whom a process runs as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -289,6 +317,38 @@ mod tests {
             "ftp://x:1/",
         ] {
             assert!(text.parse::<HttpTarget>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn admin_endpoints_and_checks_are_written_alike() {
+        for (text, written) in [
+            ("unix:/run/admin.sock", "unix:/run/admin.sock"),
+            ("127.0.0.1:9901", "127.0.0.1:9901"),
+            ("http://127.0.0.1:9901", "127.0.0.1:9901"),
+            ("http://[::1]:9901/", "[::1]:9901"),
+        ] {
+            let AdminAddress(address) = text.parse().expect(text);
+            assert_eq!(address.to_string(), written);
+            // What is asked for readiness is written so, too, and then its path.
+            let between = match address {
+                Address::Unix(_) => ":/",
+                Address::Tcp { .. } => "/",
+            };
+            let target = format!("{}{between}ready", text.trim_end_matches('/'));
+            let target: HttpTarget = target.parse().expect(text);
+            assert_eq!((target.address, target.path.as_str()), (address, "/ready"));
+        }
+        for (text, hint) in [
+            ("https://a:1", "http://host:port"),
+            ("http://a:1/ready", "host:port"),
+            ("a:1/ready", "host:port"),
+            ("ftp://a:1", "without a scheme"),
+            ("/run/admin.sock", "unix:/run/admin.sock"),
+            ("a", "host:port"),
+        ] {
+            let error = text.parse::<AdminAddress>().expect_err(text);
+            assert!(error.contains(hint), "{text}: {error}");
         }
     }
 

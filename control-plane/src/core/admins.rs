@@ -18,7 +18,7 @@ use std::{
 
 use ebb_proto::v1;
 
-use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, node::Need};
+use super::{Core, Effect, Now, drain::Drain, fleet::Epoch, machine::Hold, node::Need, reading::is_named};
 
 pub use super::reading::{Reading, Requests};
 
@@ -132,7 +132,7 @@ impl Admin {
     /// Whether TCP sessions go by this name.
     pub(super) fn has_sessions(&self, name: &str) -> bool {
         let names = self.names.as_ref();
-        names.is_some_and(|names| names.sessions.contains(name))
+        names.is_some_and(|names| names.sessions.iter().any(|session| is_named(session, name)))
     }
 
     /// Its upstream endpoints, as last read.

@@ -11,6 +11,7 @@ use super::{
     node::Own,
     policy::Evidence,
     queries::Asked,
+    reading::is_named,
     scope::Scope,
 };
 
@@ -64,7 +65,7 @@ impl Core {
             Some(false)
         } else {
             // Also of a listener with the filter: it does not see what an earlier filter holds or answers.
-            let has = |name: &String| admin.listeners().any(|listener| listener == name);
+            let has = |name: &String| admin.listeners().any(|listener| is_named(listener, name));
             (!admin.is_read() || scope.listeners.iter().any(has)).then_some(true)
         }
     }
@@ -188,7 +189,8 @@ impl Core {
             let uncounted = |(_, admin): &(&Arc<str>, &Admin)| {
                 let node = &admin.node;
                 let has_filter = |name: &String| self.is_attached(node) && self.may_have(node, name);
-                let without = |name: &String| !has_filter(name) && scope.listeners.contains(name);
+                let wanted = |name: &String| scope.listeners.iter().find(|wanted| is_named(name, wanted));
+                let without = |name: &String| wanted(name).is_some_and(|wanted| !has_filter(wanted));
                 scope.has_node(node)
                     && match scope.listeners.is_empty() {
                         true => !self.is_attached(node),

@@ -1,6 +1,6 @@
 //! One drain with all that belongs to it: its scope, its machine, what it counts, and its record.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ebb_proto::v1;
 
@@ -28,6 +28,8 @@ const KEEP_JOINED_EVERY: Duration = Duration::from_millis(100);
 
 /// The greatest place among drains that one can have been given: there is always one after it.
 const MOST_SEQUENCE: u64 = u64::MAX >> 1;
+/// A drain that started later than this since 1970 started never: the year is about 30000.
+const LAST_START: Duration = Duration::from_secs(1 << 40);
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Drain {
             .and_then(|overrides| Policy::default().with(&overrides))
             .map_err(|error| unreadable(&error))?;
         let started_at = drain.started_at.and_then(|at| SystemTime::try_from(at).ok());
-        let started_at = started_at.ok_or_else(|| unreadable(&"no start"))?;
+        let started_at = started_at.filter(can_be).ok_or_else(|| unreadable(&"no start"))?;
         // A clock set back meanwhile must not put the start into the future, nor the deadline far away.
         let age = now.wall.duration_since(started_at).unwrap_or_default();
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
@@ -289,4 +291,10 @@ fn fit(drain: &mut v1::Drain) {
     more(&mut drain.unknown_reporters_omitted, unknown);
     let listeners = rows::fit(&mut drain.listeners);
     more(&mut drain.listeners_omitted, listeners);
+}
+
+/// Whether a drain can have started then: times that are further off overflow, and are of no clock.
+fn can_be(at: &SystemTime) -> bool {
+    at.duration_since(UNIX_EPOCH)
+        .is_ok_and(|since| since < LAST_START)
 }

@@ -8,6 +8,7 @@ use super::{
     fleet::Epoch,
     machine::{self, Hold, Machine},
     policy::{Evidence, PolicyOverrides},
+    reading::is_named,
     record::Kept,
     refusal::named,
     report::Recorder,
@@ -98,6 +99,14 @@ impl Core {
             changes: 0,
             keep_at: None,
         };
+        for node in &self.twins {
+            if drain.scope.has_node(node) {
+                drain.warn(format!(
+                    "several Envoys say that they are node {node:?}: give each a node.id of its own, or one cannot be told from \
+                     the other"
+                ));
+            }
+        }
         self.add_admins(&mut drain);
         self.drains.insert(sequence, drain);
         let mut out = Vec::new();
@@ -106,6 +115,14 @@ impl Core {
         self.step_admins(now, &mut out);
         self.step_looks(now, &mut out);
         Ok((id, out))
+    }
+
+    /// Whether a drain of a scope could be started, by what is known.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn check(&self, scope: &Scope) -> Result<(), StartError> {
+        self.check_scope(scope, self.policies.of(scope).evidence)
     }
 
     fn check_scope(&self, scope: &Scope, evidence: Evidence) -> Result<(), StartError> {
@@ -129,10 +146,18 @@ impl Core {
             let admins = self.admins.values();
             admins.filter(|admin| scope.has_node(&admin.node))
         };
+        let in_envoys = |name: &&String| {
+            let mut all = admins().flat_map(|admin| admin.listeners());
+            all.any(|listener| is_named(listener, name))
+        };
         let listeners = || {
             let listeners = covered().flat_map(|(_, reporter)| reporter.listeners.iter());
             let of_admins = admins().flat_map(|admin| admin.listeners().map(String::as_str));
-            listeners.map(|said| said.name.as_str()).chain(of_admins)
+            let wanted = scope.listeners.iter().filter(in_envoys).map(String::as_str);
+            listeners
+                .map(|said| said.name.as_str())
+                .chain(of_admins)
+                .chain(wanted)
         };
         named(&scope.listeners, listeners)
             .map_err(|(name, known)| StartError::UnknownListener { name, known })?;

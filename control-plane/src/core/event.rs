@@ -172,6 +172,8 @@ pub enum Effect {
         /// Which way.
         pulled: bool,
     },
+    /// Several Envoys that are alive say that they are this node, and have for a while.
+    Twins(String),
     /// Somebody came, went, or counts otherwise.
     FleetChanged,
     /// Everybody live has answered this ask, or is no longer live.

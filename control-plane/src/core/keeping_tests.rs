@@ -189,3 +189,72 @@ fn what_control_planes_kept_that_did_not_know_of_each_other_is_resumed_in_order(
     ids.sort();
     assert_eq!(ids, ["first", "fourth", "second", "third"]);
 }
+
+#[test]
+fn a_record_with_senseless_numbers_ends_nothing() {
+    let mut world = two_workers();
+    world.start_with("a", "", &[], &["ingress"], at_once()).unwrap();
+    let record = world.stored.last().cloned().unwrap();
+    let most = prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 999_999_999,
+    };
+    let mut late = record.clone();
+    (late.sequence, late.closing_after) = (u64::MAX, Some(most));
+    late.drain.as_mut().unwrap().elapsed = Some(most);
+    let at = |seconds: i64| {
+        let mut record = record.clone();
+        let drain = record.drain.as_mut().unwrap();
+        drain.id = seconds.to_string();
+        drain.started_at = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        record
+    };
+    let kept = Kept {
+        drains: vec![at(i64::MAX), at(i64::MIN), at(-1)],
+        ..Kept::default()
+    };
+    let (core, left_out) = Core::new(Policies::default(), kept, world.now);
+    assert_eq!(
+        left_out.len(),
+        3,
+        "they never started: {:?}",
+        core.drains(world.now)
+    );
+    let mut world = World::after(vec![late]);
+    world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    world.start_with("b", "", &[], &["ingress"], at_once()).unwrap();
+    assert!(world.drain("b").holding && !world.drain("a").holding);
+}
+
+#[test]
+fn envoys_that_stay_one_node_are_told_of_once_and_drains_of_them_warn() {
+    let mut world = World::new();
+    let speak = |world: &mut World, millis| {
+        world.now.instant += Duration::from_millis(millis);
+        let mut effects = world.happen(Event::Tick);
+        for stream in [1, 2] {
+            effects.extend(world.happen(Event::Reported {
+                stream: StreamId(stream),
+                report: report(&[("ingress", 0)], 0),
+            }));
+        }
+        let told = |effect: &&Effect| matches!(effect, Effect::Twins(node) if node == "a");
+        effects.iter().filter(told).count()
+    };
+    world.attach(1, "a", 5, 11, &[("ingress", 0)]);
+    world.attach(2, "a", 6, 12, &[("ingress", 0)]);
+    assert_eq!(speak(&mut world, 10_000), 0, "it may be a restart");
+    assert_eq!(speak(&mut world, 10_000), 1);
+    world.attach(3, "a", 6, 13, &[("ingress", 0)]);
+    assert_eq!(
+        (0..5).map(|_| speak(&mut world, 10_000)).sum::<usize>(),
+        0,
+        "it was told"
+    );
+    world.start_with("one", "", &[], &["ingress"], at_once()).unwrap();
+    let warnings = world.drain("one").warnings;
+    assert!(
+        warnings.iter().any(|text| text.contains("several Envoys")),
+        "{warnings:?}"
+    );
+}

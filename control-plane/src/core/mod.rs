@@ -50,7 +50,7 @@ mod owing;
 pub mod policies;
 pub mod policy;
 mod queries;
-mod reading;
+pub mod reading;
 pub mod record;
 mod refusal;
 pub mod report;
@@ -82,6 +82,12 @@ use record::{Kept, LeftOut, Record};
 
 /// Between two records of who is attached: each is a write to the disk, and a fleet comes all at once.
 const KEEP_FLEET_EVERY: Duration = Duration::from_millis(100);
+
+/// How long two Envoys may be one node before it is said: one that has vanished is noticed by then, and a restart is over.
+const TWINS_AFTER: Duration = Duration::from_secs(20);
+
+/// More drains than there can have been.
+const MOST_DRAINS: u64 = 1 << 62;
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +137,9 @@ pub struct Core {
     ending: BTreeMap<u64, Instant>,
     /// When to look for reporters that are long gone.
     prune_at: Option<Instant>,
+    /// When to look for Envoys that share a node's id, and the nodes of which that was said.
+    twins_at: Option<Instant>,
+    twins: BTreeSet<Arc<str>>,
     /// When to store which reporters came and went.
     keep_fleet_at: Option<Instant>,
 }
@@ -152,7 +161,9 @@ impl Core {
         let mut drains = BTreeMap::new();
         for mut drain in resumed {
             let after = drains.last_key_value().map_or(0, |(last, _)| last + 1);
-            drain.sequence = drain.sequence.max(after);
+            // Nobody has counted so far: it would leave no number for those that follow.
+            let counted = Some(drain.sequence).filter(|sequence| *sequence < MOST_DRAINS);
+            drain.sequence = counted.map_or(after, |sequence| sequence.max(after));
             drains.insert(drain.sequence, drain);
         }
         let millis = now
@@ -176,6 +187,8 @@ impl Core {
             inquiries: Inquiries::default(),
             ending: BTreeMap::new(),
             prune_at: Some(now.instant + SUCCEEDS_AFTER),
+            twins_at: None,
+            twins: BTreeSet::new(),
             keep_fleet_at: None,
         };
         for reporter in &kept.reporters {
@@ -290,6 +303,9 @@ impl Core {
         out.extend(attached.replaced.map(Effect::End));
         let excess = self.fleet.report(stream, report, now.instant).err();
         self.prune(Some(&hello.node_id), now, out);
+        if self.fleet.is_shared(&hello.node_id) {
+            self.twins_at.get_or_insert(now.instant + TWINS_AFTER);
+        }
         self.ask += 1;
         self.look_at(attached.epoch, now, out);
         self.send(attached.epoch, now, out);
@@ -331,9 +347,21 @@ impl Core {
                 self.prune_at = Some(now.instant + SUCCEEDS_AFTER);
             }
         }
+        if self.twins_at.is_some_and(|at| at <= now.instant) {
+            self.twins_at = None;
+            self.look_for_twins(out);
+        }
         if self.keep_fleet_at.is_some_and(|at| at <= now.instant) {
             out.extend(self.keep_fleet());
         }
+    }
+
+    /// Says once of each node that several Envoys are it.
+    fn look_for_twins(&mut self, out: &mut Vec<Effect>) {
+        let twins: BTreeSet<Arc<str>> = self.fleet.twins().cloned().collect();
+        let new = twins.difference(&self.twins);
+        out.extend(new.map(|node| Effect::Twins(node.to_string())));
+        self.twins = twins;
     }
 
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {
@@ -375,6 +403,7 @@ impl Core {
             drains,
             admins,
             self.prune_at,
+            self.twins_at,
             self.keep_fleet_at,
             self.ending.values().min().copied(),
         ]

@@ -1,6 +1,9 @@
 //! What an Envoy says of itself, and how much of it a drain covers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{node::Own, scope::Scope};
 
@@ -27,6 +30,27 @@ pub struct Reading {
     pub sessions: Option<BTreeSet<String>>,
 }
 
+/// A name as Envoy writes it within that of a statistic: a `stat_prefix` `a:b` is `a_b` there.
+pub fn in_statistics(name: &str) -> Cow<'_, str> {
+    if !name.contains([':', '\0']) {
+        return Cow::Borrowed(name);
+    }
+    let name = name.replace("://", "_").replace(":/", "_");
+    Cow::Owned(name.replace([':', '\0'], "_"))
+}
+
+/// Whether what Envoy has under this name in its statistics is what somebody calls so.
+pub(super) fn is_named(in_envoy: &str, name: &str) -> bool {
+    in_envoy == name || in_envoy == in_statistics(name)
+}
+
+/// A sum of what others say, which may be anything.
+pub fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts
+        .into_iter()
+        .fold(0, |sum: u64, count| sum.saturating_add(count))
+}
+
 impl Reading {
     /// Requests in a scope. A listener that is not `here` is not one of this Envoy; one that `has_sessions` needs no requests.
     ///
@@ -41,12 +65,13 @@ impl Reading {
         if scope.is_upstream() {
             // An endpoint that Envoy does not have gets nothing from it.
             let named = |name| self.upstreams.as_ref()?.get(name);
-            return Ok(sum(scope.upstreams.iter().filter_map(named)));
+            return Ok(total(scope.upstreams.iter().filter_map(named)));
         }
         if scope.listeners.is_empty() {
-            return Ok(sum(self.listeners.values()));
+            return Ok(total(self.listeners.values()));
         }
-        let known = |name: &String| self.listeners.contains_key(name) || has_sessions(name);
+        let counts = |name: &String| self.listeners.get(&*in_statistics(name));
+        let known = |name: &String| counts(name).is_some() || has_sessions(name);
         let missing = |name: &&String| !known(name) && here(name);
         if let Some(name) = scope.listeners.iter().find(missing) {
             return Err(self.says_nothing_of(name));
@@ -54,10 +79,7 @@ impl Reading {
         if !scope.listeners.iter().any(known) {
             return Err(String::new());
         }
-        Ok(sum(scope
-            .listeners
-            .iter()
-            .filter_map(|name| self.listeners.get(name))))
+        Ok(total(scope.listeners.iter().filter_map(counts)))
     }
 
     fn says_nothing_of(&self, listener: &str) -> String {
@@ -85,7 +107,7 @@ impl Reading {
     }
 }
 
-fn sum<'a>(counts: impl Iterator<Item = &'a Requests>) -> Own {
+fn total<'a>(counts: impl Iterator<Item = &'a Requests>) -> Own {
     counts.fold(
         Own {
             in_flight: 0,
@@ -96,4 +118,39 @@ fn sum<'a>(counts: impl Iterator<Item = &'a Requests>) -> Own {
             begun: sum.begun.zip(one.begun).map(|(sum, one)| sum.wrapping_add(one)),
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_found_under_the_name_that_envoy_makes_of_it() {
+        let requests = Requests {
+            in_flight: 3,
+            begun: Some(4),
+        };
+        let reading = Reading {
+            listeners: [("web_443".to_owned(), requests)].into(),
+            ..Reading::default()
+        };
+        let own = |name: &str| {
+            let scope = Scope {
+                listeners: vec![name.to_owned()],
+                ..Scope::default()
+            };
+            reading.own(&scope, |_| false, |_| true).map(|own| own.in_flight)
+        };
+        assert_eq!((own("web:443"), own("web_443")), (Ok(3), Ok(3)));
+        assert!(own("web-443").is_err());
+        for (name, written) in [
+            ("a:b", "a_b"),
+            ("http://a:1", "http_a_1"),
+            ("c:/d", "c_d"),
+            ("e", "e"),
+        ] {
+            assert_eq!(in_statistics(name), written);
+            assert!(is_named(written, name));
+        }
+    }
 }

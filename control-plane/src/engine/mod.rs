@@ -37,6 +37,7 @@ use crate::{
         leaving::ForgetError,
         policies::Policies,
         record::Kept,
+        scope::Scope,
         snapshot::Snapshot,
     },
     local,
@@ -102,6 +103,8 @@ enum Request {
         admin: Admin,
     },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
+    /// Whether a drain of a scope could be started.
+    Check(Scope, oneshot::Sender<Result<(), StartError>>),
     Cancel(String, oneshot::Sender<Option<v1::Drain>>),
     Forget(String, oneshot::Sender<Result<usize, ForgetError>>),
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
@@ -224,6 +227,14 @@ impl Engine {
     /// [`Gone`]; inside, [`StartError`].
     pub async fn start_drain(&self, request: StartRequest) -> Result<Result<v1::Drain, StartError>, Gone> {
         self.ask(|reply| Request::Start(Box::new(request), reply)).await
+    }
+
+    /// Whether a drain of a scope could be started, by what everybody says of it now.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, [`StartError`].
+    pub async fn check(&self, scope: Scope) -> Result<Result<(), StartError>, Gone> {
+        self.ask(|reply| Request::Check(scope, reply)).await
     }
 
     /// Cancels or releases a drain; `None` = there is none of that id.

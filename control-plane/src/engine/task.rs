@@ -24,6 +24,7 @@ use crate::{
         fleet::{Peer, StreamId},
         policies::Policies,
         record::Kept,
+        scope::Scope,
         snapshot::Snapshot,
     },
     store::{Changes, Keeper, Store, Told},
@@ -44,6 +45,8 @@ enum Reply {
     Started(String, oneshot::Sender<Result<v1::Drain, StartError>>),
     /// The same of its cancellation.
     Cancelled(String, oneshot::Sender<Option<v1::Drain>>),
+    /// Whether a drain could be started.
+    Checked(Scope, oneshot::Sender<Result<(), StartError>>),
     /// Whether a drain that was refused can be started after all.
     Retry(Parked),
 }
@@ -265,6 +268,10 @@ impl Task {
                 },
                 now,
             ),
+            Request::Check(scope, reply) => {
+                let asked = self.core.query_names(now);
+                self.wait_for(asked, Reply::Checked(scope, reply), now);
+            }
             Request::Cancel(id, reply) => match self.core.cancel(&id, now) {
                 Some(effects) if !effects.is_empty() => {
                     self.carry_out(effects, now);
@@ -362,6 +369,7 @@ impl Task {
                 let _ = reply.send(Ok(self.core.drain(&id, now).unwrap_or_default()));
             }
             Some(Reply::Cancelled(id, reply)) => drop(reply.send(self.core.drain(&id, now))),
+            Some(Reply::Checked(scope, reply)) => drop(reply.send(self.core.check(&scope))),
             Some(Reply::Retry(wanted)) => self.start(wanted, now),
             None => {}
         }

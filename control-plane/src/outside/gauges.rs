@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::supervisor::admin::{Admin, AdminError};
+use crate::{
+    core::reading::sum,
+    supervisor::admin::{Admin, AdminError},
+};
 
 /// The gauges that are read, as a regular expression for `/stats`. Those of the admin endpoint's own listener are dropped.
 const FILTER: &str = r"^(http|tcp)\..*\.downstream_cx_(active|tx_bytes_buffered)$|^listener\..*\.downstream_cx_active$|^cluster\..*\.upstream_rq_(pending_)?active$";
@@ -82,9 +85,8 @@ impl Gauges {
 
     /// Connections from clients that are no HTTP connections.
     pub(super) fn sessions(&self) -> u64 {
-        let all = self.connections.values().copied().fold(0, u64::saturating_add);
-        let http = self.http.values().map(|http| http.connections);
-        let http = http.fold(0, u64::saturating_add);
+        let all = sum(self.connections.values().copied());
+        let http = sum(self.http.values().map(|http| http.connections));
         // The gauges of several threads are not read at the same instant.
         all.saturating_sub(http)
     }
@@ -95,8 +97,7 @@ impl Gauges {
         let http = self.http.iter().filter(|(prefix, _)| wanted(prefix));
         let http = http.map(|(_, http)| http.buffered);
         let tcp = self.tcp.iter().filter(|(prefix, _)| wanted(prefix));
-        http.chain(tcp.map(|(_, buffered)| *buffered))
-            .fold(0, u64::saturating_add)
+        sum(http.chain(tcp.map(|(_, buffered)| *buffered)))
     }
 }
 

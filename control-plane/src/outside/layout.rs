@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::supervisor::admin::{Admin, AdminError};
+use crate::{
+    core::reading::in_statistics,
+    supervisor::admin::{Admin, AdminError},
+};
 
 const LISTENERS: &str = "type.googleapis.com/envoy.admin.v3.ListenersConfigDump";
 const HTTP_CONNECTION_MANAGER: &str = "HttpConnectionManager";
@@ -29,9 +32,9 @@ pub(super) struct Listener {
     pub(super) name: String,
     /// What it goes by in the statistics. Several listeners may have the same.
     pub(super) stat_name: String,
-    /// The `stat_prefix`es of its HTTP connection managers.
+    /// The `stat_prefix`es of its HTTP connection managers, as they are written in the statistics.
     pub(super) http: BTreeSet<String>,
-    /// The `stat_prefix`es of its TCP proxies.
+    /// The same of its TCP proxies.
     pub(super) tcp: BTreeSet<String>,
     /// Whether it has filter chains without an HTTP connection manager.
     pub(super) has_sessions: bool,
@@ -61,7 +64,7 @@ impl Layout {
         for names in [&mut layout.standing, &mut layout.control_planes] {
             *names = names
                 .iter()
-                .map(|name| sanitized(aliases.get(name).unwrap_or(name)))
+                .map(|name| in_statistics(aliases.get(name).unwrap_or(name)).into_owned())
                 .collect();
         }
         layout
@@ -99,8 +102,9 @@ impl Layout {
 
     /// The listeners that a name stands for: its own, or the `stat_prefix` of something in it.
     pub(super) fn named<'l>(&'l self, name: &'l str) -> impl Iterator<Item = &'l Listener> {
+        let prefix = in_statistics(name);
         self.listeners.iter().filter(move |listener| {
-            listener.name == name || listener.http.contains(name) || listener.tcp.contains(name)
+            listener.name == name || listener.http.contains(&*prefix) || listener.tcp.contains(&*prefix)
         })
     }
 
@@ -131,7 +135,8 @@ impl Listener {
         let stat_prefix = text(config, "stat_prefix").filter(|prefix| !prefix.is_empty());
         let mut listener = Self {
             name: text(config, "name").unwrap_or_default().to_owned(),
-            stat_name: stat_prefix.map_or_else(|| stat_name(config), sanitized),
+            stat_name: stat_prefix
+                .map_or_else(|| stat_name(config), |prefix| in_statistics(prefix).into_owned()),
             ..Self::default()
         };
         let chains = config.get("filter_chains").and_then(Value::as_array);
@@ -146,7 +151,7 @@ impl Listener {
             };
             let prefixes = |kind: &'static str| {
                 let of_kind = filters().filter_map(move |filter| filter_of(filter, kind));
-                of_kind.filter_map(|filter| Some(text(filter, "stat_prefix")?.to_owned()))
+                of_kind.filter_map(|filter| Some(in_statistics(text(filter, "stat_prefix")?).into_owned()))
             };
             listener.http.extend(prefixes(HTTP_CONNECTION_MANAGER));
             listener.tcp.extend(prefixes(TCP_PROXY));
@@ -163,7 +168,7 @@ fn stat_name(listener: &Value) -> String {
         return String::new();
     };
     if let Some(path) = address.pointer("/pipe/path").and_then(Value::as_str) {
-        return sanitized(path);
+        return in_statistics(path).into_owned();
     }
     let host = address.pointer("/socket_address/address").and_then(Value::as_str);
     let port = address
@@ -175,12 +180,7 @@ fn stat_name(listener: &Value) -> String {
     } else {
         format!("{host}:{port}")
     };
-    sanitized(&text)
-}
-
-/// As Envoy writes a name within that of a statistic.
-fn sanitized(name: &str) -> String {
-    name.replace("://", "_").replace(":/", "_").replace(':', "_")
+    in_statistics(&text).into_owned()
 }
 
 fn clusters_of_tcp_proxy(proxy: &Value) -> impl Iterator<Item = String> {

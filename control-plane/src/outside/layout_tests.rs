@@ -118,3 +118,16 @@ fn clusters_of_grpc_services_and_of_the_control_plane_are_found_wherever_they_ar
     assert_eq!(layout.standing, set(&["logs_v1"]), "as the statistics name it");
     assert_eq!(layout.control_planes, set(&["mine"]));
 }
+
+#[test]
+fn prefixes_are_as_the_statistics_have_them() {
+    let listeners = [
+        listener("web", 80, &[&[http("web:80")]]),
+        listener("db", 5432, &[&[tcp("db:5432", "db")]]),
+    ];
+    let layout = Layout::of(&[dump(&listeners)]);
+    for name in ["web", "web:80", "web_80"] {
+        assert_eq!(layout.named(name).count(), 1, "{name}");
+    }
+    assert!(layout.names_of_sessions().contains("db_5432"));
+}

@@ -31,7 +31,10 @@ use self::{
 };
 use crate::{
     address::Address,
-    core::outstanding::{Outstanding, Unsent},
+    core::{
+        outstanding::{Outstanding, Unsent},
+        reading::in_statistics,
+    },
     supervisor::admin::{Admin, AdminError},
 };
 
@@ -223,7 +226,8 @@ impl Known {
         if names.is_empty() {
             return self.gauges.buffered(None);
         }
-        let mut prefixes: BTreeSet<String> = names.iter().cloned().collect();
+        let prefixes = names.iter().map(|name| in_statistics(name).into_owned());
+        let mut prefixes: BTreeSet<String> = prefixes.collect();
         if let Some(layout) = &self.layout {
             let named = names.iter().flat_map(|name| {
                 let own = layout.named(name).filter(move |listener| listener.name == *name);

@@ -9,6 +9,7 @@ use super::{
     gauges::Gauges,
     layout::{Layout, Listener},
 };
+use crate::core::reading::{in_statistics, sum};
 
 /// The listeners that have one name in the statistics.
 #[derive(Default)]
@@ -39,18 +40,14 @@ pub(super) fn of(names: &[String], gauges: &Gauges, layout: &Layout) -> Option<u
 
 /// Whether a name means the sessions of this listener: that of its HTTP connections alone does not.
 fn has_sessions(listener: &Listener, name: &str) -> bool {
-    listener.has_sessions && (listener.name == name || listener.tcp.contains(name))
+    listener.has_sessions && (listener.name == name || listener.tcp.contains(&*in_statistics(name)))
 }
 
 fn of_group(stat_name: &str, gauges: &Gauges, groups: &BTreeMap<&str, Group<'_>>) -> Option<u64> {
     let connections = |name: &str| gauges.connections.get(name).copied();
     let group = groups.get(stat_name)?;
-    let mut http: u64 = group
-        .http
-        .iter()
-        .filter_map(|prefix| gauges.http.get(*prefix))
-        .map(|http| http.connections)
-        .fold(0, u64::saturating_add);
+    let of_http = group.http.iter().filter_map(|prefix| gauges.http.get(*prefix));
+    let mut http = sum(of_http.map(|http| http.connections));
     for (other_name, other) in groups {
         if *other_name == stat_name || other.http.is_disjoint(&group.http) {
             continue;

@@ -228,6 +228,7 @@ impl Server {
 pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
     let mut signals = Signals::arm().context("signals")?;
     limits::raise();
+    let admins = options.admins.clone();
     let starting = Server::start(options);
     let mut server = tokio::select! {
         server = starting => server?,
@@ -236,6 +237,7 @@ pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
             return Ok(());
         }
     };
+    tokio::spawn(warn_of_silent(admins));
     for address in server.addresses() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     }
@@ -247,6 +249,22 @@ pub async fn run(options: ServeOptions) -> anyhow::Result<()> {
     server.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How long after the start an admin endpoint may take to answer before that is said.
+const ADMIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Says which admin endpoints do not answer: a wrong one would show only in drains otherwise, which wait for it.
+async fn warn_of_silent(admins: Vec<Address>) {
+    tokio::time::sleep(ADMIN_WITHIN).await;
+    for address in admins {
+        if let Err(error) = Admin(address.clone()).identity().await {
+            tracing::warn!(
+                %address, %error,
+                "no Envoy answers at this admin endpoint: drains that may concern it wait for it, as its requests are unknown"
+            );
+        }
+    }
 }
 
 /// Of what grpc.health.v1 speaks; "" is all of it.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::Store;
+use super::{Store, sound::sound};
 
 /// A file up to this size, in bytes, is left as it is.
 const SMALL: u64 = 4 << 20;
@@ -22,7 +22,7 @@ impl Store {
             self.database = Some(database);
             return;
         }
-        match database.compact() {
+        match sound(|| Ok(database.compact()?)) {
             Ok(_) => self.database = Some(database),
             // It is opened again for the next write, as after every error.
             Err(error) => tracing::warn!(state = %file.display(), %error, "the state cannot be compacted"),

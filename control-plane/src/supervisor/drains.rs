@@ -1,6 +1,9 @@
 //! The drains of a shutdown, run by the control plane's own engine.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use ebb_proto::v1::{self, Phase};
 use tokio::sync::watch;
@@ -14,6 +17,7 @@ use crate::{
     core::{
         drains::StartRequest,
         policy::{MAX_KEY, OnTimeout, Policy, PolicyOverrides, Tcp},
+        reading::sum,
         record::OF_A_SHUTDOWN,
     },
     engine::{Engine, Gone},
@@ -123,6 +127,33 @@ impl Drains {
         }
     }
 
+    /// The nodes of which a filter is attached.
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn attached(&self) -> Result<BTreeSet<String>, Gone> {
+        let is_live = |reporter: &v1::Reporter| reporter.state() == v1::ReporterState::Live;
+        let nodes = self.engine.nodes().await?.into_iter();
+        let attached = nodes.filter(|node| node.reporters.iter().any(is_live));
+        Ok(attached.map(|node| node.id).collect())
+    }
+
+    /// Whether a drain of these listeners could be started.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn check(&self, nodes: Vec<String>, listeners: Vec<String>) -> Result<(), String> {
+        let scope = v1::Scope {
+            nodes,
+            listeners,
+            upstreams: Vec::new(),
+        };
+        match self.engine.check(scope.into()).await {
+            Ok(checked) => checked.map_err(|error| error.to_string()),
+            Err(Gone) => Ok(()),
+        }
+    }
+
     /// A process that is a proxy has ended, and so has what was in flight in it.
     pub async fn process_ended(&self, pid: u32) {
         // Gone needs no word of it.
@@ -164,8 +195,7 @@ impl Drains {
             }
         }
         let listeners = nodes.iter().flat_map(|node| &node.listeners);
-        let in_flight = listeners.map(|listener| listener.in_flight);
-        Ok(in_flight.fold(0, u64::saturating_add))
+        Ok(sum(listeners.map(|listener| listener.in_flight)))
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     address::Address,
-    core::{machine::ARRIVALS_WITHIN, policy::Policy, settling::UPSTREAM_WITHIN},
+    core::{machine::ARRIVALS_WITHIN, policy::Policy, reading::sum, settling::UPSTREAM_WITHIN},
 };
 
 /// Between two questions to an admin endpoint, which costs its main thread some milliseconds.
@@ -212,7 +212,7 @@ impl Endpoint {
                 .iter()
                 .filter_map(|name| known.get(name).copied())
                 .collect();
-            (!counts.is_empty()).then(|| counts.iter().copied().fold(0, u64::saturating_add))
+            (!counts.is_empty()).then(|| sum(counts))
         };
         known.get(&self.name).copied().or_else(by_address)
     }
@@ -248,7 +248,8 @@ impl Gate<'_> {
                     let filters = self.drains.in_flight(proxy.node.as_deref()).await;
                     let count = filters.map_err(|filters| format!("{}: {why}; {filters}", proxy.name))?;
                     // Which of them go where is not known.
-                    *left.entry(format!("in {}", proxy.name)).or_default() += count;
+                    let sum = left.entry(format!("in {}", proxy.name)).or_default();
+                    *sum = sum.saturating_add(count);
                     continue;
                 }
             };
@@ -259,7 +260,8 @@ impl Gate<'_> {
                 };
                 unmatched.remove(endpoint.name.as_str());
                 let place = format!("towards {}", endpoint.name);
-                *left.entry(place).or_default() += count;
+                let sum = left.entry(place).or_default();
+                *sum = sum.saturating_add(count);
             }
         }
         for endpoint in unmatched.into_iter().filter(|_| answered) {

@@ -8,6 +8,7 @@
 //! | `process`, `spawner`, `attach` | processes that Ebb starts, and those that it does not |
 //! | `probe`, `http`, `admin` | readiness checks and Envoy's admin endpoint |
 //! | `drains`, `evidence` | the drains of a shutdown, and waiting for traffic to end |
+//! | `checkup` | whether a proxy that is ready can be drained as it is configured |
 //! | `cut` | what a wait has left, and what the shutdown cut in the end |
 //! | `succession`, `survivors`, `marked` | what a dead run left: which process stops when, pure, and the stopping |
 //! | `health` | `/ready` and `/live` over HTTP |
@@ -17,6 +18,7 @@
 
 pub mod admin;
 pub mod attach;
+mod checkup;
 pub mod cut;
 pub mod drains;
 mod driver;

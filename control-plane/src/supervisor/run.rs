@@ -41,6 +41,12 @@ const CLEAR_WITHIN: Duration = Duration::from_millis(250);
 /// # Errors
 /// The control plane or the health endpoint cannot be started; no process was.
 pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -> anyhow::Result<Ended> {
+    for process in config.processes.iter().filter(|process| process.may_be_missed()) {
+        tracing::warn!(
+            process = process.name,
+            "a proxy with neither `restart` nor `critical`: should it die, everything else goes on without it, and /live stays good"
+        );
+    }
     let mut supervisor = Supervisor::new(config, format).context("cannot supervise")?;
     let handle = supervisor.handle();
     let grace_period = config.shutdown.grace_period;

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::signal::Signal;
 
 use super::tell::short;
+use crate::core::policy::from_wire;
+
+/// The longest time that a configuration may name; what was kept longer makes no sense, and would overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The variable in the environment of a process by which a successor finds it, also if the run died before it could keep its
 /// pid: see [`mark`].
@@ -86,6 +90,14 @@ pub struct ShutdownRecord {
 }
 
 impl ShutdownRecord {
+    /// What it had left to wait for requests, for a successor that finds it now.
+    #[must_use]
+    pub fn left(&self, now: SystemTime) -> Duration {
+        let deadline = self.deadline.and_then(|at| SystemTime::try_from(at).ok());
+        let left = deadline.and_then(|at| at.duration_since(now).ok());
+        left.unwrap_or_default().min(LONGEST)
+    }
+
     /// What to say of a shutdown that did not come to its end, by a successor that finds it now. A shutdown ends within its
     /// grace period, so whoever killed it did not give it that.
     #[must_use]
@@ -132,8 +144,7 @@ impl Survivor {
     #[must_use]
     pub fn new(record: &ProcessRecord) -> Self {
         let span = |wire: &Option<prost_types::Duration>| {
-            let wire = *wire.as_ref()?;
-            Duration::try_from(wire).ok()
+            wire.as_ref().and_then(from_wire).map(|span| span.min(LONGEST))
         };
         Self {
             name: record.name.clone(),

@@ -199,3 +199,23 @@ fn a_shutdown_that_did_not_end_was_killed_before_its_time_was_over() {
     let said = ShutdownRecord::default().cut_short(began);
     assert!(said.contains("shorter than the grace period. Raise"), "{said}");
 }
+
+#[test]
+fn times_that_make_no_sense_do_not_overflow() {
+    let span = |seconds| Some(prost_types::Duration { seconds, nanos: -1 });
+    for seconds in [i64::MIN, i64::MAX] {
+        let record = ProcessRecord {
+            admin: "unix:/a".to_owned(),
+            stop_timeout: span(seconds),
+            drain_timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
+            ..ProcessRecord::default()
+        };
+        let mut succession = Succession::new(vec![Survivor::new(&record)], None);
+        assert!(!succession.handle(Event::Tick, Instant::now()).is_empty());
+        let shutdown = ShutdownRecord {
+            deadline: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            ..ShutdownRecord::default()
+        };
+        assert!(shutdown.left(SystemTime::now()) <= LONGEST);
+    }
+}

@@ -69,11 +69,8 @@ pub async fn stop(run: &RunRecord, signals: &mut Signals, grace_period: Duration
     let mut asked = None;
     if !held.is_empty() {
         let now = Instant::now();
-        let drains_until = run.shutdown.as_ref().map(|shutdown| {
-            let deadline = shutdown.deadline.and_then(|at| SystemTime::try_from(at).ok());
-            let left = deadline.and_then(|at| at.duration_since(SystemTime::now()).ok());
-            now + left.unwrap_or_default()
-        });
+        let shutdown = run.shutdown.as_ref();
+        let drains_until = shutdown.map(|shutdown| now + shutdown.left(SystemTime::now()));
         let survivors = held.iter().map(|held| Survivor::new(&held.record)).collect();
         let succession = Succession::new(survivors, drains_until);
         asked = drive(succession, held, Stops::new(signals, grace_period)).await;

@@ -248,3 +248,47 @@ fn ctrl_c_says_that_the_drain_goes_on_and_how_to_cancel_it() {
     );
     assert!(ended.stderr.ends_with(&hint), "{}", ended.stderr);
 }
+
+#[test]
+fn warnings_are_printed_while_it_waits_and_at_its_end() {
+    let fake = Fake::start();
+    let warned = |phase, in_flight| Drain {
+        warnings: vec![
+            "the admin endpoint x:1 does not answer".to_owned(),
+            "a\nb".to_owned(),
+        ],
+        ..drain(phase, in_flight)
+    };
+    let mut waiting = start_at(&fake.endpoint(), &["drain", "--wait"]);
+    waiting.stderr_says("draining: 3 requests");
+    fake.say_drain(warned(Phase::Draining, 2));
+    waiting.stderr_says("ebb: warning: the admin endpoint x:1 does not answer");
+    waiting.stderr_says("ebb: warning: a b");
+    fake.say_drain(warned(Phase::Draining, 1));
+    waiting.stderr_says("draining: 1 request");
+    fake.say_drain(warned(Phase::Drained, 0));
+    let ended = waiting.end();
+    assert_eq!(
+        ended.stderr.matches("x:1").count(),
+        1,
+        "each once: {}",
+        ended.stderr
+    );
+    let lines: Vec<&str> = ended
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .collect();
+    assert_eq!(
+        lines,
+        ["warning: the admin endpoint x:1 does not answer", "warning: a b"]
+    );
+    let json = parse(&run_at(&fake.endpoint(), &["drain", "--wait", "-o", "json"]).stdout);
+    assert_eq!(
+        json["warnings"],
+        json!(["the admin endpoint x:1 does not answer", "a\nb"])
+    );
+    let ended = run_at(&fake.endpoint(), &["drain"]);
+    assert_eq!(ended.stdout, "d-1");
+    assert!(ended.stderr.contains("warning: a b"), "{}", ended.stderr);
+}

@@ -119,3 +119,31 @@ fn an_address_that_is_taken_is_one_line() {
         second.stderr
     );
 }
+
+#[test]
+fn an_endpoint_elsewhere_is_warned_of() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let socket = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let here = socket("ebb.sock");
+    for (endpoint, elsewhere) in [(socket("other.sock"), true), (here.clone(), false)] {
+        let mut command = command(&["serve", "--listen", &here, "--state", ""]);
+        command.env("EBB_ENDPOINT", &endpoint);
+        let mut serving = Running::new(command);
+        serving.stderr_says("serving");
+        serving.signal(Signal::TERM);
+        let log = serving.end().stderr;
+        let warned = log
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains("other.sock") && line.contains(&here));
+        assert_eq!(warned, elsewhere, "{log}");
+    }
+}
+
+#[test]
+fn an_admin_endpoint_that_is_none_is_warned_of() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let endpoint = format!("unix:{}", directory.path().join("ebb.sock").display());
+    // Port 1 is nobody's.
+    let mut serving = serve(&endpoint, "", &["--admin", "http://127.0.0.1:1"]);
+    serving.stderr_says("no Envoy answers at this admin endpoint");
+}

@@ -249,3 +249,40 @@ fn envoy_config_prints_the_two_keys_to_paste() {
     let help = run(&["envoy-config", "--help"]).stdout;
     assert!(help.contains("`http_filters` first"), "{help}");
 }
+
+#[test]
+fn envoy_config_is_for_a_version_that_is_known() {
+    let print = |version: &str| {
+        let arguments = [
+            "envoy-config",
+            "--listener",
+            "in",
+            "--control-plane",
+            "a:1",
+            "--wasm",
+            "/f",
+        ];
+        run(&[&arguments[..], &["--envoy-version", version]].concat())
+    };
+    assert_eq!(print("1.40.0").code, Some(0));
+    for (version, hint) in [
+        ("1.36", "use 1.37 or later"),
+        ("1.99", "1.40 is the newest"),
+        ("new", "for example 1.40"),
+    ] {
+        let ended = print(version);
+        assert_eq!(ended.code, Some(2), "{version}");
+        assert!(
+            ended.stderr.contains("--envoy-version: ") && ended.stderr.contains(hint),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
+fn help_says_how_to_write_an_empty_value() {
+    let help = run(&["serve", "--help"]).stdout;
+    let words: Vec<&str> = help.split_whitespace().collect();
+    assert!(words.join(" ").contains(r#"; "" = in memory only"#), "{help}");
+}

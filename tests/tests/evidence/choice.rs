@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::Result;
-use ebb_e2e::{api::proto, envoy::EnvoyOptions, wait, world::World};
-use ebb_proto::v1::{Evidence, Phase, Policy, StartDrainRequest};
+use ebb_e2e::{api::proto, bootstrap::Bootstrap, envoy::EnvoyOptions, wait, world::World};
+use ebb_proto::v1::{Drain, Evidence, Phase, Policy, StartDrainRequest};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, UnixStream},
@@ -82,6 +82,40 @@ async fn evidence_admin_goes_by_envoys_own_count_over_a_socket_and_over_tcp() ->
         );
         relayed.1.abort();
     }
+    Ok(())
+}
+
+/// Envoy writes a colon as `_` in the names of its statistics.
+fn with_a_colon(bootstrap: &mut Bootstrap) -> Result<()> {
+    bootstrap.configure_plugin("ingress", "listener", &"in:gress".into())?;
+    let manager = bootstrap.connection_manager_mut("ingress")?;
+    manager["stat_prefix"] = "in:gress".into();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stat_prefix_with_a_colon_is_found_in_the_statistics() -> Result<()> {
+    let options = EnvoyOptions {
+        edit: with_a_colon,
+        ..EnvoyOptions::default()
+    };
+    let world = World::start_with(options, |options, folder| {
+        options.admins = vec![unix(&folder.join("admin.sock"))];
+    })
+    .await?;
+    admin_found(&world).await?;
+    let mut client = world.client().await?;
+    let held = hold(&world).await?;
+    let mut request = by(Evidence::Admin, Duration::from_secs(90));
+    request.scope.get_or_insert_default().listeners = vec!["in:gress".to_owned()];
+    let id = client.start(request).await?.id;
+    let counts = |drain: &Drain| drain.in_flight == 1 && drain.unknown_reporters.is_empty();
+    drain_that(&client, &id, "counts by the admin endpoint", counts).await?;
+    world.upstream.release_all();
+    assert_eq!(held.await??.status, 200);
+    let drain = ended(&client, &id, wait::PATIENCE).await?;
+    assert_eq!(drain.phase(), Phase::Drained, "{drain:?}");
+    assert!(drain.warnings.is_empty(), "{drain:?}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 mod admin;
 mod arrivals;
+mod checkup;
 mod cut;
 mod grace;
 mod last_look;

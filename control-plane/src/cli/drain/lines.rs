@@ -1,10 +1,11 @@
 //! Progress of a waited drain line by line, for logs.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ebb_proto::v1::{Drain, Phase};
 use tokio::time::Instant;
 
+use super::report;
 use crate::{
     cli::{common::count, fleet, outstanding},
     core::snapshot::unknown_reporters,
@@ -27,6 +28,8 @@ pub(super) struct Lines {
     /// Since when its phase waits to be said.
     news: Option<Instant>,
     said: Said,
+    /// The warnings that have been said.
+    warned: BTreeSet<String>,
 }
 
 /// The last line.
@@ -43,6 +46,12 @@ enum Said {
 }
 
 impl Lines {
+    /// The lines of warnings that have not been said yet.
+    pub(super) fn warnings(&mut self, drain: &Drain) -> Vec<String> {
+        let all = report::warnings(drain);
+        all.filter(|line| self.warned.insert(line.clone())).collect()
+    }
+
     /// The drain as it stands at `now`: the line to write, if any.
     pub(super) fn observe(&mut self, drain: Drain, now: Instant) -> Option<String> {
         let old_phase = match &self.said {

@@ -223,7 +223,10 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 
 fn print_started(format: Format, drain: &Drain) -> Result<Exit, Failure> {
     match format {
-        Format::Text => output::print(&one_line(&drain.id))?,
+        Format::Text => {
+            report::warnings(drain).for_each(|line| output::say(&line));
+            output::print(&one_line(&drain.id))?
+        }
         Format::Json => output::print_json(&report::Started::new(drain))?,
     };
     Ok(Exit::Success)

@@ -50,7 +50,10 @@ impl Progress {
                 });
                 screen.paint(&seen.frame(now));
             }
-            Self::Lines(lines, _) => say(lines.observe(drain, now)),
+            Self::Lines(lines, _) => {
+                lines.warnings(&drain).iter().for_each(|line| output::say(line));
+                say(lines.observe(drain, now));
+            }
         }
     }
 
@@ -118,6 +121,7 @@ impl Sight {
         )];
         lines.extend(report::table(&self.drain));
         lines.extend(report::unknown(&self.drain).map(|line| format!("waits for {line}")));
+        lines.extend(report::warnings(&self.drain));
         if let Some(blockers) = &self.blockers {
             lines.extend(blockers::lines(&blockers.at(now)));
         }

@@ -26,6 +26,9 @@ pub(super) struct Started {
     unknown_reporters: usize,
     outstanding: Option<OutstandingView>,
     listeners: Vec<Listener>,
+    /// Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// The JSON of a drain that has ended: part of the stable command line.
@@ -40,6 +43,9 @@ pub(crate) struct Ended {
     /// Null where nothing is known of it.
     outstanding: Option<OutstandingView>,
     listeners: Vec<Listener>,
+    /// Left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +67,7 @@ impl Started {
             unknown_reporters: unknown_reporters(drain),
             outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
+            warnings: drain.warnings.clone(),
         }
     }
 }
@@ -77,6 +84,7 @@ impl Ended {
             unknown_reporters: unknown_reporters(drain),
             outstanding: drain.outstanding.as_ref().map(OutstandingView::from),
             listeners: listeners(drain),
+            warnings: drain.warnings.clone(),
         }
     }
 }
@@ -108,6 +116,7 @@ pub(super) fn text(drain: &Drain, outcome: Outcome) -> Vec<String> {
     }];
     lines.extend(table(drain));
     lines.extend(unknown(drain));
+    lines.extend(warnings(drain));
     if drain.holding {
         lines.push(format!(
             "its listeners go on closing connections until `ebb cancel {id}`"
@@ -163,4 +172,10 @@ pub(crate) fn unknown(drain: &Drain) -> impl Iterator<Item = String> {
     let named = named.map(|reporter| format!("unknown reporter {}", fleet::describe(reporter)));
     let more = Some(drain.unknown_reporters_omitted).filter(|more| *more > 0);
     named.chain(more.map(|more| format!("and {more} more unknown reporters")))
+}
+
+/// A line for each warning.
+pub(super) fn warnings(drain: &Drain) -> impl Iterator<Item = String> {
+    let warnings = drain.warnings.iter();
+    warnings.map(|text| format!("warning: {}", one_line(text)))
 }

@@ -333,6 +333,26 @@ impl Fleet {
         self.nodes.get(node).is_some_and(|node| node.processes.len() > 1)
     }
 
+    /// Nodes that several Envoys are which are alive. An Envoy may have more than one kind of VMs, each with a number of its
+    /// own for the process.
+    pub fn twins(&self) -> impl Iterator<Item = &Arc<str>> {
+        let shared = self.nodes.iter().filter(|(_, node)| node.processes.len() > 1);
+        let are_several = |node: &Node| {
+            let live = node.reporters.iter().filter_map(|epoch| self.get(*epoch));
+            let live = live.filter(|reporter| reporter.is_live());
+            let envoys: HashSet<(Option<Local>, u64)> = live
+                .map(|reporter| match reporter.peer {
+                    Some(Peer::Local(local)) => (Some(local), 0),
+                    Some(Peer::Host(_)) | None => (None, reporter.process),
+                })
+                .collect();
+            envoys.len() > 1
+        };
+        shared
+            .filter(move |(_, node)| are_several(node))
+            .map(|(id, _)| id)
+    }
+
     /// All nodes, sorted by id.
     pub fn nodes(&self) -> btree_map::Range<'_, Arc<str>, Node> {
         self.nodes.range::<str, _>(..)

@@ -283,3 +283,35 @@ fn what_is_kept_is_expected_with_its_names_and_nothing_in_flight() {
     fleet.leave(Epoch(7));
     assert_eq!(fleet.take_changed(), (Vec::new(), vec![Epoch(7)]));
 }
+
+#[test]
+fn twins_are_several_envoys_that_are_alive() {
+    let start = Instant::now();
+    let local = |pid| {
+        Some(Peer::Local(Local {
+            pid,
+            group: pid,
+            started: 1,
+        }))
+    };
+    let host = |last| Some(Peer::Host([10, 0, 0, last].into()));
+    let are_twins = |a: (u64, Option<Peer>), b: (u64, Option<Peer>), gone: bool| {
+        let mut fleet = Fleet::default();
+        for (stream, (process, peer)) in [(1, a), (2, b)] {
+            let hello = hello("a", process, stream);
+            fleet.attach(StreamId(stream), &hello, peer, start).unwrap();
+        }
+        if gone {
+            fleet.detach(StreamId(1), start);
+        }
+        fleet.twins().count() == 1
+    };
+    assert!(are_twins((1, local(7)), (2, local(8)), false));
+    assert!(are_twins((1, host(1)), (2, host(2)), false));
+    assert!(!are_twins((1, local(7)), (1, local(7)), false), "two of its VMs");
+    assert!(
+        !are_twins((1, local(7)), (2, local(7)), false),
+        "two kinds of VMs"
+    );
+    assert!(!are_twins((1, host(1)), (2, host(2)), true), "it was replaced");
+}

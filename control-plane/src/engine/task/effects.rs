@@ -80,6 +80,11 @@ impl Task {
                     let (admin, requests) = (self.admins.get(&node).cloned(), self.requests.clone());
                     tokio::spawn(admins::pull(admin, node, close, requests));
                 }
+                Effect::Twins(node) => tracing::warn!(
+                    node,
+                    "several Envoys are attached that say they are this node: give each a node.id of its own (--service-node), or \
+                     one cannot be told from the other"
+                ),
                 Effect::FleetChanged if self.nodes.views.receiver_count() > 0 => {
                     let soon = now.instant + self.at_most_every(SHOW_FLEET_EVERY);
                     self.show_nodes_at.get_or_insert(soon);

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use ebb_proto::v1;
 use tokio::sync::watch;
 
-use crate::core::outstanding::{self, Outstanding, Unsent};
+use crate::core::{
+    outstanding::{self, Outstanding, Unsent},
+    reading::sum,
+};
 
 /// Where requests are that Envoy counts itself: no filter has named a listener for them.
 const BY_ENVOY: &str = "by Envoy's own count";
@@ -93,7 +96,7 @@ impl Remains {
                 )
             })
             .collect();
-        let named = requests.values().copied().fold(0, u64::saturating_add);
+        let named = sum(requests.values().copied());
         let others = drain.in_flight.saturating_sub(named);
         if others > 0 {
             let whose = match drain.listeners_omitted {
@@ -317,7 +320,7 @@ mod tests {
         let mut next = |in_flight, unknown| {
             let remains = follow.next(&drain(in_flight, unknown));
             (
-                remains.requests.values().sum::<u64>(),
+                sum(remains.requests.values().copied()),
                 remains.last_told,
                 remains.total(),
             )

@@ -8,6 +8,7 @@ use std::time::Duration;
 pub use left::{Follow, Following, Left, Remains};
 
 use super::tell::{Severity, short};
+use crate::core::reading::sum;
 
 /// Why something was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +100,7 @@ impl Account {
                 severity: Severity::Info,
             };
         }
-        let total: u64 = cut
-            .iter()
-            .map(|(_, remains)| remains.total())
-            .fold(0, u64::saturating_add);
+        let total = sum(cut.iter().map(|(_, remains)| remains.total()));
         let unknown = cut.iter().any(|(_, remains)| !remains.unknown.is_empty());
         let owed = cut.iter().any(|(_, remains)| remains.owes());
         let were_cut = match total {

@@ -20,10 +20,11 @@ use crate::{
     supervisor::{
         admin::Admin,
         attach::Attached,
+        checkup,
         cut::{Left, Remains},
         drains::{DrainRequest, Drains},
         evidence::{self, Proxy},
-        machine::{ExitStatus, ProcessEffect, ProcessEvent, ProcessState},
+        machine::{ExitStatus, ProcessEffect, ProcessEvent, ProcessState, Record, What},
         output::Stream,
         owing::Envoy,
         plan::{Plan, Planned, ProcessId},
@@ -48,6 +49,8 @@ pub(super) struct Supervised {
     learning: Option<JoinHandle<()>>,
     /// What its last wait waited for.
     left: Left,
+    /// Looks whether it can be drained as it is configured.
+    checkup: Option<JoinHandle<()>>,
 }
 
 /// Between two questions to an admin endpoint for whose it is.
@@ -225,6 +228,27 @@ impl Supervisor {
         Ok(ProcessEvent::Spawned { pid })
     }
 
+    /// Looks whether a proxy that has become ready can be drained, until it is drained or ends.
+    pub(super) fn check_up(&mut self, record: &Record, drains: &Drains) {
+        let over = |process: &mut Supervised| {
+            if let Some(looking) = process.checkup.take() {
+                looking.abort();
+            }
+        };
+        let process = record.process.and_then(|id| self.processes.get_mut(id.index()));
+        match (&record.what, process) {
+            (What::Ready(_), Some(process)) => {
+                over(process);
+                let (name, target) = (process.config.name.clone(), process.config.drain.clone());
+                process.checkup =
+                    target.map(|target| tokio::spawn(checkup::check_up(name, target, drains.clone())));
+            }
+            (What::ShutdownBegan(_), _) => self.processes.iter_mut().for_each(over),
+            (What::Died(_) | What::Leftovers(_) | What::Stopped(_), Some(process)) => over(process),
+            _ => {}
+        }
+    }
+
     /// Proxies that are alive now.
     pub(super) fn living_proxies(&self) -> Vec<Proxy> {
         let view = self.machine.view(Instant::now());
@@ -288,6 +312,7 @@ impl Supervised {
             node: watch::Sender::new(config.drain.as_ref().and_then(|drain| drain.node.clone())),
             learning: None,
             left: Left::default(),
+            checkup: None,
         }
     }
 

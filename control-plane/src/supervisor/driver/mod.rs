@@ -253,7 +253,10 @@ impl Supervisor {
         match effect {
             // The status that is published after it says so.
             Effect::Announce | Effect::Finish { .. } => {}
-            Effect::Record(record) => self.tell(&record),
+            Effect::Record(record) => {
+                self.check_up(&record, drains);
+                self.tell(&record);
+            }
             Effect::Process(id, run, effect) => self.act(id, run, effect, drains),
         }
     }
