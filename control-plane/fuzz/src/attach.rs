@@ -122,6 +122,7 @@ impl World {
             request_id: input.name(),
             scope: input.scope().into(),
             overrides,
+            of_a_stop: input.flag(),
         };
         if let Ok((_, effects)) = self.core.core.start(request, self.core.now) {
             self.drains += 1;
@@ -203,7 +204,11 @@ impl World {
         };
         self.core.carry_out(effects);
         if input.flag() {
-            drop(self.core.core.nodes(Some(ask), now));
+            self.core
+                .core
+                .snapshot(Some(ask), None, now)
+                .nodes()
+                .for_each(drop);
             drop(self.core.core.take_blockers(ask));
         }
     }

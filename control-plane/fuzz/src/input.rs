@@ -211,6 +211,7 @@ impl Input<'_> {
                 started: input.number(),
                 marked: input.number(),
                 cut: input.number(),
+                probes: input.number(),
                 ports: input.some(2, |input| input.number() as u32),
             }),
             generation: self.number(),

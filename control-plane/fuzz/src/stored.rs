@@ -51,7 +51,7 @@ pub fn run(bytes: &[u8]) {
             report: input.report(),
         });
         core.show();
-        let id = core.core.drains(core.now).first().map(|drain| drain.id.clone());
+        let id = core.drains().first().map(|drain| drain.id.clone());
         if let Some(id) = id.filter(|_| input.flag()) {
             let effects = core.core.cancel(&id, core.now).unwrap_or_default();
             core.carry_out(effects);
@@ -159,6 +159,7 @@ fn succeed(input: &mut Input<'_>, now: SystemTime) {
     } else {
         RunRecord {
             boot: input.name(),
+            id: input.name(),
             processes: input.some(4, process),
             shutdown: input.option(|input| ShutdownRecord {
                 began: input.wire_time(now),

@@ -146,13 +146,9 @@ impl Watched {
             let effects = self.core.handle(Event::Tick, self.now);
             self.carry_out(effects);
             ticks += 1;
-            assert!(
-                ticks < MOST_TICKS,
-                "it is never done: {:?}",
-                self.core.drains(self.now)
-            );
+            assert!(ticks < MOST_TICKS, "it is never done: {:?}", self.drains());
         }
-        for drain in self.core.drains(self.now) {
+        for drain in self.drains() {
             if !matches!(drain.phase(), Phase::Announced | Phase::Draining | Phase::Quiet) {
                 continue;
             }
@@ -163,18 +159,23 @@ impl Watched {
         }
     }
 
+    /// All drains.
+    pub(crate) fn drains(&self) -> Vec<v1::Drain> {
+        self.core.drains_after(None, usize::MAX, usize::MAX, self.now).0
+    }
+
     /// Shows everything to everybody.
     pub(crate) fn show(&mut self) {
-        for node in self.core.nodes(None, self.now) {
+        for node in self.core.snapshot(None, None, self.now).nodes() {
             drop(node.encode_to_vec());
             drop(self.core.ports(&node.id, &["a".to_owned(), "b".to_owned()]));
         }
-        for drain in self.core.drains(self.now) {
+        for drain in self.drains() {
             let report: Option<v1::DrainReport> = self.core.report(&drain.id, self.now);
             drop(report.map(|report| report.encode_to_vec()));
         }
         for all in [false, true] {
-            drop(self.core.levers_to_undo(all));
+            drop(self.core.levers_to_undo(|_| all));
         }
     }
 }

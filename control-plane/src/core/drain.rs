@@ -26,8 +26,6 @@ const MAX_CHANGES: usize = 16;
 /// Between two records for the sake of members that joined: each is a write to the disk, and an Envoy has many VMs.
 const KEEP_JOINED_EVERY: Duration = Duration::from_millis(100);
 
-/// The greatest place among drains that one can have been given: there is always one after it.
-const MOST_SEQUENCE: u64 = u64::MAX >> 1;
 /// A drain that started later than this since 1970 started never: the year is about 30000.
 const LAST_START: Duration = Duration::from_secs(1 << 40);
 
@@ -81,14 +79,9 @@ impl Drain {
         let age = now.wall.duration_since(started_at).unwrap_or_default();
         let started = now.instant.checked_sub(age).unwrap_or(now.instant);
         let span = |wire: Option<prost_types::Duration>| wire.as_ref().and_then(from_wire);
-        // Of a time that cannot be nothing is known.
-        let since = |span: Duration| started.checked_add(span);
-        let closing_since = span(record.closing_after)
-            .map(|after| since(after).ok_or_else(|| unreadable(&"closes too late")))
-            .transpose()?;
-        if record.sequence > MOST_SEQUENCE {
-            return Err(unreadable(&"no place among others"));
-        }
+        // What lies beyond all clocks makes no sense, and is as if it were now.
+        let after = |span: Duration| started.checked_add(span).unwrap_or(now.instant);
+        let closing_since = span(record.closing_after).map(after);
         let hold = if drain.holding {
             Hold::Holding
         } else {
@@ -115,8 +108,7 @@ impl Drain {
                 (machine, None)
             }
             Some(outcome) => {
-                let elapsed = span(drain.elapsed).unwrap_or_default();
-                let at = since(elapsed).ok_or_else(|| unreadable(&"ends too late"))?;
+                let at = after(span(drain.elapsed).unwrap_or_default());
                 (
                     Machine::ended(policy, started, closing_since, outcome, at, hold),
                     Some(drain.clone()),

@@ -205,7 +205,7 @@ fn lists_come_in_pages() {
 }
 
 #[test]
-fn what_was_kept_without_bounds_is_shown_within_them_and_nonsense_is_left_out() {
+fn what_was_kept_without_bounds_is_shown_within_them() {
     let mut world = two_workers();
     world.start("d", &["ingress"]).unwrap();
     world
@@ -225,22 +225,4 @@ fn what_was_kept_without_bounds_is_shown_within_them_and_nonsense_is_left_out() 
     let drain = next.drain("d");
     assert!(drain.encoded_len() < 512 << 10, "{}", drain.encoded_len());
     assert_eq!(drain.listeners.len() + drain.listeners_omitted as usize, 100_000);
-    let far = Some(prost_types::Duration {
-        seconds: i64::MAX,
-        nanos: 0,
-    });
-    let bad = |change: &dyn Fn(&mut Record)| {
-        let mut record = record.clone();
-        change(&mut record);
-        let now = world.now;
-        let kept = record::Kept {
-            drains: vec![record],
-            ..Default::default()
-        };
-        Core::new(Policies::default(), kept, now).1.len()
-    };
-    assert_eq!(bad(&|_| {}), 0);
-    assert_eq!(bad(&|record| record.closing_after = far), 1);
-    assert_eq!(bad(&|record| record.drain.as_mut().unwrap().elapsed = far), 1);
-    assert_eq!(bad(&|record| record.sequence = u64::MAX), 1);
 }
