@@ -22,6 +22,7 @@ pub mod load;
 pub mod ports;
 pub mod process;
 pub mod relay;
+pub mod stalls;
 pub mod upstream;
 pub mod vms;
 pub mod wait;

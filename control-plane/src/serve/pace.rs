@@ -10,7 +10,7 @@ use std::{
 const SMALL: usize = 4 << 10;
 
 /// All watchers together get so many bytes of larger ones in a second.
-const PER_SECOND: u64 = 8 << 20;
+const PER_SECOND: u64 = 4 << 20;
 
 /// When the next large message may go; shared by all watchers.
 #[derive(Clone, Debug, Default)]
