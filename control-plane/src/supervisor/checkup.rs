@@ -3,10 +3,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
-use super::{admin::Admin, drains::Drains};
-use crate::config::DrainTarget;
+use super::{
+    admin::Admin,
+    drains::Drains,
+    evidence::{self, Proxy},
+};
+use crate::{address::Address, config::DrainTarget};
 
 /// How long after its process is ready everything has to be there: filters try again within 5 s.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -41,6 +48,43 @@ pub(super) async fn check_up(process: String, target: DrainTarget, drains: Drain
             pause = (pause * 2).max(WITHIN).min(LOOK_AT_LEAST_EVERY);
         }
         sleep(pause).await;
+    }
+}
+
+/// Looks at the gate of a process that is ready, until some Envoy knows each of its endpoints, and says which none does once
+/// they had their time. Where one has no admin endpoint, nobody can tell.
+pub(super) async fn check_gate(
+    process: String,
+    gate: Vec<Address>,
+    mut proxies: watch::Receiver<Vec<Proxy>>,
+) {
+    let mut until = None;
+    loop {
+        let others = |alive: &Vec<Proxy>| alive.iter().any(|proxy| proxy.name != process);
+        let mut alive = match proxies.wait_for(others).await {
+            Ok(alive) => alive.clone(),
+            Err(_) => return,
+        };
+        alive.retain(|proxy| proxy.name != process);
+        if alive.iter().any(|proxy| proxy.admin.is_none()) {
+            return;
+        }
+        // None while one of them has only just been started.
+        if let Some(unknown) = evidence::unknown_to_all(&gate, &alive).await {
+            let until = *until.get_or_insert(Instant::now() + WITHIN);
+            if !unknown.is_empty() && Instant::now() >= until {
+                let endpoints = unknown.join(", ");
+                tracing::warn!(
+                    process,
+                    endpoints,
+                    "no Envoy knows these endpoints of its gate, so at its stop nothing is waited for: write them as the cluster does"
+                );
+            }
+            if unknown.is_empty() || Instant::now() >= until {
+                return;
+            }
+        }
+        sleep(LOOK_EVERY).await;
     }
 }
 

@@ -177,6 +177,19 @@ pub async fn gate_quiet(
     }
 }
 
+/// The endpoints that none of these proxies knows; `None` = one of them does not tell.
+pub async fn unknown_to_all(endpoints: &[Address], proxies: &[Proxy]) -> Option<Vec<String>> {
+    let endpoints = Endpoint::all(endpoints).await;
+    let mut unknown: BTreeSet<&str> = endpoints.iter().map(|one| one.name.as_str()).collect();
+    for proxy in proxies {
+        let known = proxy.admin.as_ref()?.in_flight_by_endpoint().await.ok()?;
+        for endpoint in endpoints.iter().filter(|one| one.count(&known).is_some()) {
+            unknown.remove(endpoint.name.as_str());
+        }
+    }
+    Some(unknown.into_iter().map(str::to_owned).collect())
+}
+
 /// An endpoint of a gate, under all of its names.
 struct Endpoint {
     name: String,

@@ -235,3 +235,23 @@ async fn worker_cut_off_from_its_control_plane_is_stood_in_for_by_envoys_own_cou
     client.cancel(&id).await?;
     serves(&world).await
 }
+
+#[tokio::test]
+async fn envoys_that_share_a_node_id_are_told_of_and_drains_of_them_warn() -> Result<()> {
+    let world = World::start(EnvoyOptions::default()).await?;
+    let folder = folder()?;
+    let (options, upstream) = (EnvoyOptions::default(), world.upstream.address());
+    let _twin = Envoy::start(&options, folder.path(), world.ebb.socket(), upstream).await?;
+    let told = || world.ebb.log().matches("several Envoys are attached").count();
+    // Not at once: it may be a restart.
+    wait::until("it is said", Duration::from_secs(60), || async { Ok(told() > 0) }).await?;
+    let mut client = world.client().await?;
+    let id = client
+        .start(within(&["ingress"], Duration::from_secs(30)))
+        .await?
+        .id;
+    let drain = ended(&client, &id, wait::PATIENCE).await?;
+    assert!(warned(&drain, &["several Envoys", "edge-1"]), "{drain:?}");
+    assert_eq!((drain.phase(), told()), (Phase::Drained, 1), "{drain:?}");
+    Ok(())
+}

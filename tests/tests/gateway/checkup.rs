@@ -14,7 +14,9 @@ async fn a_gateway_as_it_is_shipped_can_be_drained_and_says_so() -> Result<()> {
         .await?;
     let log = world.gateway.log();
     ensure!(
-        !log.contains("cannot be drained") && !log.contains("a proxy with neither"),
+        !["cannot be drained", "a proxy with neither", "of its gate"]
+            .iter()
+            .any(|text| log.contains(text)),
         "{log}"
     );
     Ok(())
@@ -49,9 +51,26 @@ async fn filters_that_never_attach_are_told_of() -> Result<()> {
 }
 
 #[tokio::test]
-async fn names_and_an_admin_endpoint_that_are_not_there_are_told_of() -> Result<()> {
+async fn names_that_nobody_has_are_told_of() -> Result<()> {
     let world = World::start_with(EnvoyVersion::V1_40, |setup| {
-        setup.set_process_key("router", &["drain", "listeners"], vec!["ingres"])?;
+        setup.set_process("policy-engine", "gate", vec!["127.0.0.1:2"])?;
+        setup.set_process_key("router", &["drain", "listeners"], vec!["ingres"])
+    })
+    .await?;
+    let listener = "no listener \"ingres\" on the nodes in scope; known: ingress, internal";
+    world.gateway.logged(listener).await?;
+    world
+        .gateway
+        .logged("no Envoy knows these endpoints of its gate")
+        .await?;
+    let log = world.gateway.log();
+    ensure!(log.contains("endpoints=\"127.0.0.1:2\""), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_admin_endpoint_that_is_none_is_told_of_and_so_is_a_proxy_that_nobody_would_miss() -> Result<()> {
+    let world = World::start_with(EnvoyVersion::V1_40, |setup| {
         let process = setup.process_mut("router")?;
         process.remove("restart");
         process.remove("critical");
@@ -62,10 +81,6 @@ async fn names_and_an_admin_endpoint_that_are_not_there_are_told_of() -> Result<
     world
         .gateway
         .logged("drain.admin = \"127.0.0.1:1\" does not answer")
-        .await?;
-    world
-        .gateway
-        .logged("no listener \"ingres\" on the nodes in scope; known: ingress, internal")
         .await?;
     let log = world.gateway.log();
     ensure!(

@@ -90,7 +90,7 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Exit codes with --wait:
-  0 drained, 3 timed out, 4 cancelled, 1 error, 2 usage, 130 Ctrl-C (the drain goes on)
+  0 drained, 3 timed out, 4 cancelled, 6 cut, 1 error, 2 usage, 130 Ctrl-C (the drain goes on)
 
 Examples:
   ebb drain --listener ingress --wait

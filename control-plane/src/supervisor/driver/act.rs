@@ -228,7 +228,7 @@ impl Supervisor {
         Ok(ProcessEvent::Spawned { pid })
     }
 
-    /// Looks whether a proxy that has become ready can be drained, until it is drained or ends.
+    /// Looks whether what has become ready can be drained, or waited for, as it is configured, until it is stopped.
     pub(super) fn check_up(&mut self, record: &Record, drains: &Drains) {
         let over = |process: &mut Supervised| {
             if let Some(looking) = process.checkup.take() {
@@ -239,9 +239,22 @@ impl Supervisor {
         match (&record.what, process) {
             (What::Ready(_), Some(process)) => {
                 over(process);
-                let (name, target) = (process.config.name.clone(), process.config.drain.clone());
-                process.checkup =
-                    target.map(|target| tokio::spawn(checkup::check_up(name, target, drains.clone())));
+                let config = Arc::clone(&process.config);
+                let (drains, proxies) = (drains.clone(), self.proxies.subscribe());
+                process.checkup = Some(tokio::spawn(async move {
+                    let name = || config.name.clone();
+                    let drain = async {
+                        if let Some(target) = config.drain.clone() {
+                            checkup::check_up(name(), target, drains).await;
+                        }
+                    };
+                    let gate = async {
+                        if !config.gate.is_empty() {
+                            checkup::check_gate(name(), config.gate.clone(), proxies).await;
+                        }
+                    };
+                    tokio::join!(drain, gate);
+                }));
             }
             (What::ShutdownBegan(_), _) => self.processes.iter_mut().for_each(over),
             (What::Died(_) | What::Leftovers(_) | What::Stopped(_), Some(process)) => over(process),
