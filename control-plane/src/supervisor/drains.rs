@@ -9,6 +9,7 @@ use ebb_proto::v1::{self, Phase};
 use tokio::sync::watch;
 
 use super::{
+    arrivals,
     cut::{Follow, Following, Left, Remains},
     machine::DrainOutcome,
     succession::RunRecord,
@@ -55,6 +56,8 @@ pub struct DrainRequest {
     pub quiet_period: Duration,
     /// Bound over all of it.
     pub timeout: Duration,
+    /// Whether its listeners can be closed when it ends.
+    pub closable: bool,
 }
 
 impl Drains {
@@ -101,8 +104,13 @@ impl Drains {
         let Some(views) = self.engine.watch_drain(id).await.map_err(gone)? else {
             return Err("the drain is not known any more".to_owned());
         };
-        let following = tokio::spawn(follow(views, request.process, left.follows()));
-        following.await.ok().flatten().ok_or_else(|| gone(Gone))
+        let following = tokio::spawn(follow(views.clone(), request.process, left.follows()));
+        tokio::select! {
+            ended = following => ended.ok().flatten().ok_or_else(|| gone(Gone)),
+            () = arrivals::none_stays(&self.engine, views, request.quiet_period), if request.closable => {
+                Ok(DrainOutcome::NoneStays)
+            }
+        }
     }
 
     /// Releases the drains of the shutdown that has ended. Those of a run that died were released before this one served.
@@ -253,7 +261,7 @@ fn policy(request: &DrainRequest, configured: &Policy) -> PolicyOverrides {
     }
 }
 
-fn is_over(drain: &v1::Drain) -> bool {
+pub(super) fn is_over(drain: &v1::Drain) -> bool {
     outcome(drain, &Remains::default()).is_some()
 }
 
@@ -314,6 +322,7 @@ mod tests {
                 announce: long,
                 quiet_period: long,
                 timeout: Duration::from_millis(timeout),
+                closable: true,
             };
             let policy = configured.with(&policy(&request, &configured));
             assert!(policy.is_ok(), "{timeout} ms: {policy:?}");

@@ -7,7 +7,7 @@
 //! | `driver`, `handle`, `tell` | the task that drives it, and what others see of it |
 //! | `process`, `spawner`, `attach` | processes that Ebb starts, and those that it does not |
 //! | `probe`, `http`, `admin` | readiness checks and Envoy's admin endpoint |
-//! | `drains`, `evidence` | the drains of a shutdown, and waiting for traffic to end |
+//! | `drains`, `evidence`, `arrivals` | the drains of a shutdown, and waiting for traffic to end, or to be turned away |
 //! | `checkup` | whether a proxy that is ready can be drained as it is configured |
 //! | `cut` | what a wait has left, and what the shutdown cut in the end |
 //! | `succession`, `survivors`, `marked` | what a dead run left: which process stops when, pure, and the stopping |
@@ -17,6 +17,7 @@
 //! | `run` | all of it together: `ebb run` |
 
 pub mod admin;
+mod arrivals;
 pub mod attach;
 mod checkup;
 pub mod cut;

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    machine::{Cause, Force, Record, Wait, What},
+    machine::{Cause, DrainOutcome, Force, Record, Wait, What},
     plan::Plan,
 };
 
@@ -35,9 +35,8 @@ impl Record {
             | What::WaitTimedOut(_)
             | What::Killed(_)
             | What::Abandoned(_) => Severity::Warning,
-            What::DrainEnded(outcome) if *outcome != super::machine::DrainOutcome::Drained => {
-                Severity::Warning
-            }
+            What::DrainEnded(DrainOutcome::Drained | DrainOutcome::NoneStays) => Severity::Info,
+            What::DrainEnded(_) => Severity::Warning,
             What::ShutdownBegan(Cause::Critical(..) | Cause::StartFailed(..) | Cause::NothingLeft(_)) => {
                 Severity::Warning
             }

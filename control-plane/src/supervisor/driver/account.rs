@@ -19,7 +19,10 @@ impl Supervisor {
                 self.cut(id, Why::TimeOver);
             }
             (What::DrainEnded(DrainOutcome::Cut(_)), Some(id)) => self.cut(id, Why::InDrain),
-            (What::DrainEnded(DrainOutcome::Cancelled | DrainOutcome::Failed(_)), Some(id)) => {
+            (
+                What::DrainEnded(DrainOutcome::Cancelled | DrainOutcome::Failed(_)) | What::NotClosed(_),
+                Some(id),
+            ) => {
                 self.cut(id, Why::Unwanted);
             }
             (What::Died(_) | What::Leftovers(_), Some(id)) => self.cut(id, Why::Ended),

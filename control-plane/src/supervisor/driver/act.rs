@@ -87,6 +87,7 @@ impl Supervisor {
             pid: process.proxy_pid(),
             tcp: drains.tcp(),
         };
+        let remains = process.left.remains();
         if effect != ProcessEffect::FailHealth {
             // What was being done may still say something.
             process.left = Left::default();
@@ -129,6 +130,7 @@ impl Supervisor {
                     announce,
                     quiet_period: drains.quiet_period(),
                     timeout,
+                    closable: admin.is_some(),
                 };
                 process.chore = Some(answer.after(async move {
                     let ended = evidence::drain(&drains, request, &envoy, &left).await;
@@ -136,7 +138,7 @@ impl Supervisor {
                 }));
             }
             ProcessEffect::Close => {
-                left.say("its admin endpoint has not answered", Remains::default());
+                left.say("its admin endpoint has not answered", remains);
                 process.chore = Some(answer.after(async move {
                     let closed = match admin {
                         Some(admin) => admin.stop_accepting().await.map_err(|error| error.to_string()),

@@ -115,6 +115,8 @@ impl fmt::Display for ExitStatus {
 pub enum DrainOutcome {
     /// Every request is done.
     Drained,
+    /// None stays in flight, but others keep coming: listeners have to be closed first.
+    NoneStays,
     /// The deadline came first; what was left, in words.
     TimedOut(String),
     /// Cancelled by somebody: the process is stopped without waiting any longer.
@@ -129,6 +131,9 @@ impl fmt::Display for DrainOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Drained => f.write_str("drained"),
+            Self::NoneStays => {
+                f.write_str("nothing stays in flight, but clients keep coming: turning them away")
+            }
             Self::TimedOut(left) => write!(f, "drain timed out: {left}"),
             Self::Cancelled => f.write_str("drain cancelled"),
             Self::Cut(requests) => write!(f, "an Envoy ended with requests in flight: {requests} cut"),

@@ -103,7 +103,10 @@ impl Step<'_> {
     }
 
     pub(super) fn drain_ended(&mut self, id: ProcessId, outcome: DrainOutcome, until: Instant) {
-        let drained = matches!(outcome, DrainOutcome::Drained | DrainOutcome::Cut(_));
+        let drained = matches!(
+            outcome,
+            DrainOutcome::Drained | DrainOutcome::NoneStays | DrainOutcome::Cut(_)
+        );
         self.record(id, What::DrainEnded(outcome));
         let closable = self
             .planned(id)
