@@ -7,8 +7,9 @@ use ebb_e2e::client::http1;
 use rustix::process::Signal;
 
 use crate::{
+    crowd,
     journal::{EnvoyEnd, FaultSeen, Moment, Why},
-    schedule::{Claim, Fault, FaultPlan, Listener},
+    schedule::{Claim, Fault, FaultPlan, Harmless, Listener},
     stranger,
     world::{World, can_step},
 };
@@ -91,6 +92,25 @@ async fn carry_out(world: &World, fault: Fault) -> Result<()> {
             Ok(())
         }
         Fault::Stranger(claim, length) => lie(world, claim, time(length)).await,
+        Fault::ControlSignalled(harmless) => {
+            world
+                .control
+                .signal(match harmless {
+                    Harmless::Hup => Signal::HUP,
+                    Harmless::Usr1 => Signal::USR1,
+                    Harmless::Usr2 => Signal::USR2,
+                })
+                .await
+        }
+        Fault::StateBroken(page) => {
+            let away = Duration::ZERO;
+            world
+                .control
+                .restart(true, away, || world.control.break_state(page))
+                .await
+        }
+        Fault::IdleConnections(number, length) => crowd::idle(world, number, time(length)).await,
+        Fault::Watchers(number, length) => crowd::watchers(world, number, time(length)).await,
         Fault::ClockStep(seconds) => {
             ensure!(can_step(), "libfaketime is not there");
             world.control.step(seconds)

@@ -13,13 +13,14 @@
 //! | `witness/` | the upstreams, `tcp_proxy`'s upstream, the ext_authz service, and what they hold |
 //! | `world/` | the processes |
 //! | `clients/` | HTTP/1.1, HTTP/2, TLS, TCP; readers that are slow |
-//! | `drains/`, `faults.rs`, `stranger.rs` | carrying out a plan |
+//! | `drains/`, `faults.rs`, `stranger.rs`, `crowd.rs` | carrying out a plan |
 //! | `round.rs`, `play.rs` | a round, and a run |
 //! | `clock.rs` | the clock of a run, and the stalls of the machine |
 //! | `figures.rs` | the one line at the end |
 
 pub mod clients;
 pub mod clock;
+mod crowd;
 pub mod drains;
 pub mod faults;
 pub mod figures;

@@ -23,6 +23,9 @@ use crate::schedule::Claim;
 /// Between two reports.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// New names in each report.
+const FRESH: usize = 2_000;
+
 /// The word on the command line that makes a process a stranger.
 pub const STRANGER: &str = "stranger";
 
@@ -123,7 +126,7 @@ impl Lie {
                 node_id: "stranger".to_owned(),
                 ..stolen
             }),
-            Claim::AnswersUnasked | Claim::HugeCounts => Some(FilterHello {
+            Claim::AnswersUnasked | Claim::HugeCounts | Claim::FreshNames => Some(FilterHello {
                 epoch: !epoch,
                 ..stolen
             }),
@@ -149,9 +152,24 @@ impl Lie {
             ..ListenerCounts::default()
         };
         let unasked = matches!(self.claim, Claim::Epoch | Claim::AnswersUnasked | Claim::Nonsense);
+        let fresh = if self.claim == Claim::FreshNames { FRESH } else { 0 };
+        let fresh: Vec<String> = (0..fresh).map(|_| fastrand::u64(..).to_string()).collect();
+        let upstream = |address: &String| UpstreamCounts {
+            address: address.clone(),
+            in_flight: 1,
+            ..UpstreamCounts::default()
+        };
+        let names = ["ingress", "internal", "secure"].into_iter();
         FilterReport {
-            listeners: ["ingress", "internal", "secure"].map(counts).into(),
-            upstreams: vec![UpstreamCounts::default()],
+            listeners: names
+                .chain(fresh.iter().map(String::as_str))
+                .map(counts)
+                .collect(),
+            upstreams: fresh
+                .iter()
+                .map(upstream)
+                .chain([UpstreamCounts::default()])
+                .collect(),
             counts_upstreams: true,
             generation: u64::MAX,
             answers: if unasked { 1 << 63 } else { ask },

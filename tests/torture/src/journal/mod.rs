@@ -255,7 +255,7 @@ impl Journal {
     /// Whether nothing kept the control plane from writing down what it must know after a restart.
     #[must_use]
     pub fn could_be_kept(&self) -> bool {
-        self.world.state != State::Memory && !self.had(Fault::is_of_the_disk)
+        self.world.state != State::Memory && !self.had(Fault::is_of_the_state)
     }
 
     /// Whether the control plane of that moment may know of nobody but whom it has heard: it came after another, and

@@ -31,6 +31,25 @@ pub enum Fault {
     Stranger(Claim, u64),
     /// The control plane's wall clock is set by that many seconds, for good.
     ClockStep(i64),
+    /// The control plane gets a signal that must do nothing.
+    ControlSignalled(Harmless),
+    /// A page of the state is overwritten, the one of that number, while the control plane is killed and started again.
+    StateBroken(u64),
+    /// So many connect to the control plane and say nothing.
+    IdleConnections(usize, u64),
+    /// So many watch everything that they can, and read nothing of it.
+    Watchers(usize, u64),
+}
+
+/// A signal that `ebb serve` does not end by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harmless {
+    /// `SIGHUP`.
+    Hup,
+    /// `SIGUSR1`.
+    Usr1,
+    /// `SIGUSR2`.
+    Usr2,
 }
 
 /// What a lying filter says.
@@ -48,11 +67,13 @@ pub enum Claim {
     HugeCounts,
     /// Nothing that makes sense.
     Nonsense,
+    /// To be a further VM of its node, with new listeners and upstreams in every report.
+    FreshNames,
 }
 
 impl Fault {
     /// Every kind in words, in the order of [`Fault::kind`].
-    pub const KINDS: [&str; 14] = [
+    pub const KINDS: [&str; 18] = [
         "control killed",
         "control terminated",
         "control paused",
@@ -67,6 +88,10 @@ impl Fault {
         "stranger",
         "clock step",
         "envoy terminated",
+        "control signalled",
+        "state broken",
+        "idle connections",
+        "watchers",
     ];
 
     /// Which kind it is, as an index of [`Fault::KINDS`].
@@ -87,15 +112,19 @@ impl Fault {
             Self::Stranger(..) => 11,
             Self::ClockStep(_) => 12,
             Self::EnvoyTerminated(_) => 13,
+            Self::ControlSignalled(_) => 14,
+            Self::StateBroken(_) => 15,
+            Self::IdleConnections(..) => 16,
+            Self::Watchers(..) => 17,
         }
     }
 
-    /// Whether the disk of the state cannot be written for a while.
+    /// Whether the state cannot be written for a while, or not be read.
     #[must_use]
-    pub fn is_of_the_disk(self) -> bool {
+    pub fn is_of_the_state(self) -> bool {
         matches!(
             self,
-            Self::DiskFull(_) | Self::DiskReadOnly(_) | Self::DiskHangs(_)
+            Self::DiskFull(_) | Self::DiskReadOnly(_) | Self::DiskHangs(_) | Self::StateBroken(_)
         )
     }
 

@@ -8,7 +8,7 @@ mod text;
 
 use ebb_e2e::bins::EnvoyVersion;
 
-pub use self::faults::{Claim, Fault};
+pub use self::faults::{Claim, Fault, Harmless};
 
 /// A world, and what happens in it.
 #[derive(Clone, Debug, PartialEq, Eq)]

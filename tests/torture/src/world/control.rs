@@ -1,24 +1,29 @@
 //! The control plane of a world, which goes away and comes back.
 
 use std::{
-    io::ErrorKind,
+    fs::OpenOptions,
+    io::{ErrorKind, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ebb_e2e::{
     api::Client,
     bins,
     ebb::{Ebb, EbbOptions},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::{
     clock::Clock,
     journal::{Away, Moment, Outage},
 };
+
+/// Of the state's file.
+const PAGE: u64 = 4096;
 
 /// The control plane. Whatever makes it go away holds it until it is back, so that these follow each other.
 #[derive(Debug)]
@@ -128,6 +133,39 @@ impl Control {
         running.resume()?;
         self.was_away(Away::Paused, from);
         Ok(())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn signal(&self, signal: Signal) -> Result<()> {
+        let ebb = self.ebb.lock().await;
+        let pid = ebb
+            .as_ref()
+            .and_then(Ebb::pid)
+            .context("there is no control plane")?;
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("no pid")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Overwrites a page of its state, which it must not have open.
+    ///
+    /// # Errors
+    /// When it keeps none, or has written nothing yet.
+    pub fn break_state(&self, page: u64) -> Result<()> {
+        let state = lock(&self.options)
+            .state
+            .clone()
+            .context("the state is in memory")?;
+        let mut file = OpenOptions::new().write(true).open(state.join("ebb.redb"))?;
+        let pages = file.metadata()?.len() / PAGE;
+        ensure!(pages > 0, "the state is empty");
+        file.seek(SeekFrom::Start(page % pages * PAGE))?;
+        Ok(file.write_all(&[0xa5; PAGE as usize])?)
     }
 
     /// Starts it anew in an empty state: it knows of nobody.

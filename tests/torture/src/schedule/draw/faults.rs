@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use super::{FIRST_DRAIN, pick};
-use crate::schedule::{Claim, Fault, FaultPlan, Round, State, WorldPlan};
+use crate::schedule::{Claim, Fault, FaultPlan, Harmless, Round, State, WorldPlan};
 
 /// Has the control plane go away before everything else, and be back when the first drain is asked for: filters come back one
 /// by one, and what they hold has to be waited for.
@@ -42,7 +42,15 @@ pub(super) fn one(rng: &mut Rng, world: &WorldPlan) -> FaultPlan {
         Fault::ClockStep(rng.i64(-7_200..7_200)),
         Fault::Stranger(claim(rng), length),
         Fault::Stranger(claim(rng), length),
+        Fault::ControlSignalled(
+            pick(rng, &[Harmless::Hup, Harmless::Usr1, Harmless::Usr2]).unwrap_or(Harmless::Hup),
+        ),
+        Fault::IdleConnections(rng.usize(1..400), length),
+        Fault::Watchers(rng.usize(1..200), length),
     ];
+    if world.state != State::Memory {
+        kinds.push(Fault::StateBroken(rng.u64(0..400)));
+    }
     if world.relay {
         kinds.extend([
             Fault::StreamsCut(envoy, 0),
@@ -68,13 +76,14 @@ pub(super) fn one(rng: &mut Rng, world: &WorldPlan) -> FaultPlan {
 }
 
 fn claim(rng: &mut Rng) -> Claim {
-    const CLAIMS: [Claim; 6] = [
+    const CLAIMS: [Claim; 7] = [
         Claim::EpochFromElsewhere,
         Claim::Epoch,
         Claim::Goodbye,
         Claim::AnswersUnasked,
         Claim::HugeCounts,
         Claim::Nonsense,
+        Claim::FreshNames,
     ];
     pick(rng, &CLAIMS).unwrap_or(Claim::Nonsense)
 }
