@@ -12,6 +12,7 @@ use std::{
 };
 
 use ebb_proto::v1;
+use prost::Message as _;
 
 use super::{Core, Effect, Now, fleet::Epoch, policy::from_wire, scope::Scope};
 
@@ -29,6 +30,12 @@ struct Inquiry {
     waits_for: HashSet<Epoch>,
     found: Vec<v1::NodeBlocker>,
 }
+
+/// As many requests are collected for an answer, of however many filters.
+const MOST_FOUND: usize = 50_000;
+
+/// As much of them is shown, in bytes on the wire; clients take no more than 4 MiB.
+const SHOWN: usize = 2 << 20;
 
 /// The questions that wait for answers, by their ask.
 #[derive(Debug, Default)]
@@ -60,10 +67,13 @@ impl Inquiries {
             let wanted = blockers
                 .iter()
                 .filter(|blocker| inquiry.scope.has_blocker(blocker));
-            inquiry.found.extend(wanted.map(|blocker| v1::NodeBlocker {
-                node: node.to_string(),
-                blocker: Some(blocker.clone()),
-            }));
+            let room = MOST_FOUND.saturating_sub(inquiry.found.len());
+            inquiry
+                .found
+                .extend(wanted.take(room).map(|blocker| v1::NodeBlocker {
+                    node: node.to_string(),
+                    blocker: Some(blocker.clone()),
+                }));
             if inquiry.waits_for.is_empty() {
                 complete.push(*ask);
             }
@@ -135,6 +145,14 @@ impl Core {
             *listed += 1;
             *listed <= limit
         });
+        let mut room = SHOWN;
+        let fits = found.iter().take_while(|blocker| {
+            let left = room.checked_sub(blocker.encoded_len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        let fits = fits.count();
+        found.truncate(fits);
         found
     }
 

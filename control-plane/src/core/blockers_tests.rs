@@ -156,3 +156,22 @@ fn with_nobody_attached_nothing_is_waited_for() {
     assert_eq!(effects, [Effect::Answered(ask)]);
     assert!(world.found(ask).is_empty());
 }
+
+#[test]
+fn an_answer_is_one_that_clients_take_and_has_the_oldest() {
+    let mut world = two_workers();
+    let (ask, _) = world.ask(None, 3);
+    let names: Vec<String> = (0..20_000).map(|place| format!("{place:0500}")).collect();
+    let held: Vec<Held<'_>> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, age)| (name.as_str(), age, "a"))
+        .collect();
+    world.answer(1, ask, &held);
+    world.answer(2, ask, &[]);
+    let found = world.core.take_blockers(ask);
+    let bytes: usize = found.iter().map(prost::Message::encoded_len).sum();
+    assert!((1 << 20..=2 << 20).contains(&bytes), "{bytes}");
+    let oldest = found[0].blocker.as_ref().expect("a request");
+    assert_eq!(oldest.age.map(|age| age.seconds), Some(20_000));
+}

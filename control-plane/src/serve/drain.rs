@@ -184,6 +184,13 @@ fn limit(wanted: u32) -> Result<u32, Status> {
     }
 }
 
+fn has_ended(drain: &v1::Drain) -> bool {
+    matches!(
+        drain.phase(),
+        Phase::Drained | Phase::TimedOut | Phase::Cancelled | Phase::Cut
+    )
+}
+
 /// The drain as it stands, then as it changes, to its end.
 fn follow(
     views: watch::Receiver<v1::Drain>,
@@ -197,12 +204,13 @@ fn follow(
             return Some((Err(gone(Gone)), None));
         }
         let bytes = views.borrow().encoded_len();
-        pace.turn(bytes).await;
+        tokio::select! {
+            () = pace.turn(bytes) => {}
+            // Its end waits for nothing. An error is seen below, by what was last known.
+            _ = views.wait_for(has_ended) => {}
+        }
         let drain = views.borrow_and_update().clone();
-        let ended = matches!(
-            drain.phase(),
-            Phase::Drained | Phase::TimedOut | Phase::Cancelled | Phase::Cut
-        );
+        let ended = has_ended(&drain);
         Some((
             Ok(v1::WatchDrainResponse { drain: Some(drain) }),
             (!ended).then_some((views, pace)),

@@ -15,6 +15,9 @@ use crate::{
     supervisor::succession::RunRecord,
 };
 
+/// As many changes wait to be written: more than there are reporters and drains.
+const MOST: usize = 100_000;
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     Drain(String),
@@ -143,9 +146,14 @@ impl Changes {
         self.0.is_empty()
     }
 
-    /// Takes later ones in.
+    /// Takes later ones in. While a disk hangs they wait, so there is a bound: beyond it reporters that are gone stay on the disk,
+    /// and a successor takes them for unknown.
     pub fn merge(&mut self, later: Self) {
         self.0.extend(later.0);
+        if self.0.len() > MOST {
+            self.0
+                .retain(|key, change| change.is_some() || !matches!(key, Key::Reporter(_)));
+        }
     }
 
     /// Makes them in a transaction.
@@ -171,5 +179,27 @@ impl Changes {
 impl FromIterator<(Key, Option<Vec<u8>>)> for Changes {
     fn from_iter<T: IntoIterator<Item = (Key, Option<Vec<u8>>)>>(changes: T) -> Self {
         Self(changes.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_and_what_is_there_is_not_given_up() {
+        let record = |epoch| ReporterRecord {
+            epoch,
+            ..ReporterRecord::default()
+        };
+        let mut waits = Changes::fleet(vec![record(1)], &[]);
+        waits.merge(Changes::lever("a", false));
+        for epoch in (2..1_000_000).step_by(1000) {
+            let gone: Vec<Epoch> = (epoch..epoch + 1000).map(Epoch).collect();
+            waits.merge(Changes::fleet(Vec::new(), &gone));
+        }
+        assert!(waits.0.len() <= MOST + 1000, "{}", waits.0.len());
+        assert!(waits.0.get(&Key::Reporter(1)).is_some_and(Option::is_some));
+        assert_eq!(waits.0.get(&Key::Lever("a".to_owned())), Some(&None));
     }
 }

@@ -3,6 +3,7 @@
 mod deadlines;
 mod growth;
 mod hanging;
+mod words;
 
 use std::path::Path;
 

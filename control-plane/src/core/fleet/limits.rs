@@ -66,7 +66,6 @@ pub fn check(report: &v1::FilterReport) -> Result<(), Excess> {
     for (field, count) in [
         ("listeners", report.listeners.len()),
         ("upstreams", report.upstreams.len()),
-        ("blockers", report.blockers.len()),
     ] {
         if count > MOST_NAMES {
             return Err(Excess::Many(field, count));
