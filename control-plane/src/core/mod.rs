@@ -23,6 +23,7 @@
 //! | `refusal` | why one is not started |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `holding` | drains that have ended and hold |
+//! | `restoring` | undoing a lever that no drain here holds |
 //! | `view` | the same, in the words of the wire |
 //! | `timeline` | what was in flight over the time of a drain |
 //! | `report` | what a drain did |
@@ -53,6 +54,7 @@ mod reading;
 pub mod record;
 mod refusal;
 pub mod report;
+pub mod restoring;
 pub mod scope;
 pub mod settling;
 pub mod tally;

@@ -15,7 +15,7 @@ mod start;
 
 use start::Parked;
 
-use super::{ANSWER_WITHIN, Outgoing, Request, peers::Peers};
+use super::{ANSWER_WITHIN, Outgoing, Request, peers::Peers, restore::Restoring};
 use crate::{
     core::{
         Core, Effect, Event, Now,
@@ -70,6 +70,7 @@ pub(super) struct Task {
     nodes: watch::Sender<Vec<v1::Node>>,
     show_nodes_at: Option<Instant>,
     queries: HashMap<u64, Query>,
+    pub(super) restoring: Vec<Restoring>,
 }
 
 impl Task {
@@ -120,6 +121,7 @@ impl Task {
             nodes: watch::Sender::new(Vec::new()),
             show_nodes_at: None,
             queries: HashMap::new(),
+            restoring: Vec::new(),
         };
         for process in ended {
             let effects = task.core.handle(Event::ProcessEnded { process }, now);
@@ -161,6 +163,7 @@ impl Task {
         drop(inbox);
         self.parked.clear();
         self.queries.clear();
+        self.restoring.clear();
         self.end().await;
         // Who wanted it may not wait for it.
         let _ = over.map(|over| over.send(()));
@@ -219,6 +222,7 @@ impl Task {
                     self.streams.remove(&stream);
                 }
                 let of_admin = matches!(event, Event::AdminAnswered { .. });
+                self.was_told(&event);
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
                 // It may have told of what a drain was parked for.
@@ -233,8 +237,21 @@ impl Task {
                     self.carry_out(effects, now);
                 }
             }
-            Request::AdminFound { node, started, admin } => {
+            Request::AdminFound {
+                node,
+                started,
+                admin,
+                fails,
+            } => {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
+                if fails && !self.core.may_have_failed(&node) {
+                    tracing::warn!(
+                        node,
+                        address = %admin.0,
+                        "it fails its health checks, and no drain here has it do so: if a control plane that kept nothing was \
+                         killed, `ebb cancel --node` undoes it"
+                    );
+                }
                 let found = Event::AdminFound {
                     address: admin.0.to_string(),
                     node,
@@ -269,6 +286,7 @@ impl Task {
                 });
                 let _ = reply.send(forgotten);
             }
+            Request::Restore(node, reply) => self.restore(&node, reply, now),
             Request::Drain(id, reply) => {
                 let _ = reply.send(self.core.drain(&id, now));
             }
