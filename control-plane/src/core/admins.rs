@@ -150,6 +150,13 @@ impl Admin {
         self.health == Health::Failed
     }
 
+    /// Has it told to serve, whatever it was told before.
+    pub(super) fn restore_at(&mut self, at: Instant) {
+        if self.health != Health::Restoring {
+            self.health = Health::RestoreAt(at);
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let poll = match self.poll {
             Poll::Patient { at } | Poll::Due { at } => Some(at),

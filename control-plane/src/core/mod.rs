@@ -23,6 +23,7 @@
 //! | `refusal` | why one is not started |
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `holding` | drains that have ended and hold |
+//! | `restoring` | undoing a lever that no drain here holds |
 //! | `view` | the same, in the words of the wire |
 //! | `snapshot` | what a view of the nodes is made of, elsewhere |
 //! | `timeline` | what was in flight over the time of a drain |
@@ -54,6 +55,7 @@ pub mod reading;
 pub mod record;
 mod refusal;
 pub mod report;
+pub mod restoring;
 pub mod scope;
 pub mod settling;
 pub mod snapshot;

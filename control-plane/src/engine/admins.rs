@@ -56,7 +56,9 @@ pub(super) async fn look_after(admin: Admin, requests: mpsc::WeakSender<Request>
                 *other == node && apart.is_ok_and(|apart| apart < SAME_START)
             });
             if !same {
+                let fails = admin.fails_health().await.unwrap_or(false);
                 let found = Request::AdminFound {
+                    fails,
                     node: node.clone(),
                     started,
                     admin: admin.clone(),

@@ -9,12 +9,14 @@
 //! | `mod` | the handle |
 //! | `task`, `end` | the task, and its end; in `task/`: starting drains, looking at Envoys, carrying out effects, showing |
 //! | `admins` | calls to Envoy's admin endpoints |
+//! | `restore` | Envoys that are told to serve again because somebody asks for it |
 //! | `views` | views of the nodes, made beside the task |
 //! | `peers` | which processes of this machine the filters' streams come from |
 
 mod admins;
 mod end;
 mod peers;
+mod restore;
 mod task;
 mod views;
 
@@ -37,6 +39,7 @@ use crate::{
         leaving::ForgetError,
         policies::Policies,
         record::Kept,
+        restoring::RestoreError,
         scope::Scope,
         snapshot::Snapshot,
     },
@@ -81,6 +84,17 @@ pub enum Outgoing {
 #[error("the control plane is shutting down")]
 pub struct Gone;
 
+/// Why Envoys of a node are not told to serve again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRestored {
+    /// They are not to be, or cannot.
+    #[error(transparent)]
+    Refused(#[from] RestoreError),
+    /// One has not done it; why, in words.
+    #[error("its Envoy does not pass its health checks again yet, and is told again: {0}")]
+    Failed(String),
+}
+
 enum Request {
     Attach {
         stream: StreamId,
@@ -101,12 +115,15 @@ enum Request {
         node: String,
         started: SystemTime,
         admin: Admin,
+        /// Whether it fails its health checks.
+        fails: bool,
     },
     Start(Box<StartRequest>, oneshot::Sender<Result<v1::Drain, StartError>>),
     /// Whether a drain of a scope could be started.
     Check(Scope, oneshot::Sender<Result<(), StartError>>),
     Cancel(String, oneshot::Sender<Option<v1::Drain>>),
     Forget(String, oneshot::Sender<Result<usize, ForgetError>>),
+    Restore(String, oneshot::Sender<Result<usize, NotRestored>>),
     Drain(String, oneshot::Sender<Option<v1::Drain>>),
     Drains {
         /// The place that they come after; `None` = all.
@@ -251,6 +268,14 @@ impl Engine {
     /// [`Gone`]; inside, [`ForgetError`].
     pub async fn forget_node(&self, node: String) -> Result<Result<usize, ForgetError>, Gone> {
         self.ask(|reply| Request::Forget(node, reply)).await
+    }
+
+    /// Has the Envoys of a node pass their health checks again. Returns how many there are, once they have been told.
+    ///
+    /// # Errors
+    /// [`Gone`]; inside, [`NotRestored`].
+    pub async fn restore_node(&self, node: String) -> Result<Result<usize, NotRestored>, Gone> {
+        self.ask(|reply| Request::Restore(node, reply)).await
     }
 
     /// One drain.

@@ -16,7 +16,7 @@ mod start;
 
 use start::Parked;
 
-use super::{ANSWER_WITHIN, Nodes, Outgoing, PAGE, Request, peers::Peers};
+use super::{ANSWER_WITHIN, Nodes, Outgoing, PAGE, Request, peers::Peers, restore::Restoring};
 use crate::{
     core::{
         Core, Effect, Event, Now,
@@ -83,6 +83,7 @@ pub(super) struct Task {
     show_nodes_at: Option<Instant>,
     nodes_shown: Option<Instant>,
     queries: HashMap<u64, Query>,
+    pub(super) restoring: Vec<Restoring>,
 }
 
 impl Task {
@@ -135,6 +136,7 @@ impl Task {
             show_nodes_at: None,
             nodes_shown: None,
             queries: HashMap::new(),
+            restoring: Vec::new(),
         };
         for process in ended {
             let effects = task.core.handle(Event::ProcessEnded { process }, now);
@@ -176,6 +178,7 @@ impl Task {
         drop(inbox);
         self.parked.clear();
         self.queries.clear();
+        self.restoring.clear();
         self.end().await;
         // Who wanted it may not wait for it.
         let _ = over.map(|over| over.send(()));
@@ -234,6 +237,7 @@ impl Task {
                     self.streams.remove(&stream);
                 }
                 let of_admin = matches!(event, Event::AdminAnswered { .. });
+                self.was_told(&event);
                 let effects = self.core.handle(event, now);
                 self.carry_out(effects, now);
                 // It may have told of what a drain was parked for.
@@ -248,8 +252,21 @@ impl Task {
                     self.carry_out(effects, now);
                 }
             }
-            Request::AdminFound { node, started, admin } => {
+            Request::AdminFound {
+                node,
+                started,
+                admin,
+                fails,
+            } => {
                 tracing::info!(node, address = %admin.0, "admin endpoint found");
+                if fails && !self.core.may_have_failed(&node) {
+                    tracing::warn!(
+                        node,
+                        address = %admin.0,
+                        "it fails its health checks, and no drain here has it do so: if a control plane that kept nothing was \
+                         killed, `ebb cancel --node` undoes it"
+                    );
+                }
                 let found = Event::AdminFound {
                     address: admin.0.to_string(),
                     node,
@@ -288,6 +305,7 @@ impl Task {
                 });
                 let _ = reply.send(forgotten);
             }
+            Request::Restore(node, reply) => self.restore(&node, reply, now),
             Request::Drain(id, reply) => {
                 let _ = reply.send(self.core.drain(&id, now));
             }

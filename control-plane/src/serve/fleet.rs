@@ -10,8 +10,8 @@ use tonic::{Request, Response, Status};
 
 use super::{gone, pace::Pace, page_size};
 use crate::{
-    core::leaving::ForgetError,
-    engine::{self, Engine, Gone, PAGE},
+    core::{leaving::ForgetError, restoring::RestoreError},
+    engine::{self, Engine, Gone, NotRestored, PAGE},
 };
 
 /// The service.
@@ -65,6 +65,24 @@ impl FleetService for Nodes {
         })?;
         let reporters = u32::try_from(reporters).unwrap_or(u32::MAX);
         Ok(Response::new(v1::ForgetNodeResponse { reporters }))
+    }
+
+    async fn restore_node(
+        &self,
+        request: Request<v1::RestoreNodeRequest>,
+    ) -> Result<Response<v1::RestoreNodeResponse>, Status> {
+        let restored = self
+            .engine
+            .restore_node(request.into_inner().node)
+            .await
+            .map_err(gone)?;
+        let envoys = restored.map_err(|error| match &error {
+            NotRestored::Refused(RestoreError::NoAdmin(_)) => Status::not_found(error.to_string()),
+            NotRestored::Refused(RestoreError::Held(..)) => Status::failed_precondition(error.to_string()),
+            NotRestored::Failed(_) => Status::unavailable(error.to_string()),
+        })?;
+        let envoys = u32::try_from(envoys).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::RestoreNodeResponse { envoys }))
     }
 
     async fn watch_nodes(

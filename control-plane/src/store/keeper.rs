@@ -67,6 +67,8 @@ struct State {
     /// Why the last try failed.
     failed: Option<String>,
     pace: Pace,
+    /// Whether somebody was told that something is not written, and not yet that all is.
+    behind: bool,
     /// The drains that are in the file.
     known: BTreeSet<String>,
     /// Whether somebody waits for all of it, at the end.
@@ -128,6 +130,7 @@ impl Keeper {
         let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         if timeout.timed_out() && state.tried < mine {
             state.pace = Pace::Late;
+            state.behind = true;
             return Err(NotKept::Late);
         }
         state
@@ -216,15 +219,20 @@ fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
         let mut told = None;
         match result {
             Ok(()) => {
-                if state.failed.take().is_some() || state.pace == Pace::Late {
-                    tracing::info!("the state is written again: all that was to be kept is");
-                    told = Some(Told::Written);
-                }
-                state.pace = Pace::InTime;
+                state.failed = None;
                 state.known.clone_from(&store.known);
+                // What came meanwhile is written next.
+                if state.pending.is_empty() {
+                    state.pace = Pace::InTime;
+                    if mem::take(&mut state.behind) {
+                        tracing::info!("the state is written again: all that was to be kept is");
+                        told = Some(Told::Written);
+                    }
+                }
             }
             Err(error) => {
                 state.failed = Some(format!("{error:#}"));
+                state.behind = true;
                 let newer = mem::replace(&mut state.pending, changes);
                 state.pending.merge(newer);
             }
@@ -313,6 +321,30 @@ mod tests {
         assert_eq!(told.recv(), Ok(Told::Written));
         drop(keeper);
         assert_eq!(reopened(&blocked), [drain("a", 1)]);
+    }
+
+    #[test]
+    fn it_is_written_again_only_when_all_of_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("state");
+        fs::write(&blocked, "a file in the place of the folder").unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let keeper = Keeper::start(Store::open(&blocked).unwrap(), move |word| {
+            tell.send(word).unwrap()
+        });
+        for round in 0..20 {
+            keeper.keep(Changes::drain(&drain("a", round))).unwrap_err();
+        }
+        fs::remove_file(&blocked).unwrap();
+        // Some of these are asked for while others are being written.
+        let mut shown = 0;
+        while told.try_recv().is_err() {
+            shown += 1;
+            let _ = keeper.keep(Changes::drain(&drain("b", shown)));
+        }
+        keeper.settle(Duration::from_secs(30)).unwrap();
+        drop(keeper);
+        assert_eq!(reopened(&blocked), [drain("a", 19), drain("b", shown)]);
     }
 
     #[test]

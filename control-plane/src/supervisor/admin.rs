@@ -48,6 +48,8 @@ struct Stat {
 struct ServerInfo {
     node: Node,
     #[serde(default)]
+    state: String,
+    #[serde(default)]
     uptime_current_epoch: String,
 }
 
@@ -189,6 +191,15 @@ impl Admin {
         let stats: Stats = self.json("/stats", &path).await?;
         let named = stats.stats.into_iter();
         Ok(named.filter_map(|stat| Some((stat.name?, stat.value))).collect())
+    }
+
+    /// Whether this Envoy fails its health checks, because it was told to or because it is being stopped.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn fails_health(&self) -> Result<bool, AdminError> {
+        let info: ServerInfo = self.json("/server_info", "/server_info").await?;
+        Ok(info.state == "DRAINING")
     }
 
     /// Whose endpoint this is: `node.id`, and since when its process runs, in whole seconds.

@@ -25,14 +25,14 @@ use crate::{
 /// Bound of the only attempt where there is no time for another.
 const ONLY_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Asks until the check passes.
+/// Asks until the check passes. What a command needs that is run for it: who starts it, and with which mark.
 ///
 /// # Errors
 /// It did not pass in its time; with the last answer, in words.
 pub async fn until_ready(
     ready: &Ready,
     command: Option<&Command>,
-    children: &Children,
+    (children, mark): (&Children, &str),
 ) -> Result<(), String> {
     if let Check::Delay(delay) = ready.check {
         sleep(delay).await;
@@ -46,7 +46,7 @@ pub async fn until_ready(
         } else {
             until
         };
-        let answer = attempt(&ready.check, command, children, bound).await;
+        let answer = attempt(&ready.check, command, (children, mark), bound).await;
         let Err(why) = answer else { return Ok(()) };
         // An attempt that the end cut short says less than the one before it.
         let cut_short = !ready.timeout.is_zero() && Instant::now() >= until;
@@ -68,7 +68,7 @@ pub async fn until_ready(
 async fn attempt(
     check: &Check,
     command: Option<&Command>,
-    children: &Children,
+    starts: (&Children, &str),
     until: Instant,
 ) -> Result<(), String> {
     match check {
@@ -98,7 +98,7 @@ async fn attempt(
                 Err(_) => Err(failed("no answer".to_owned())),
             }
         }
-        Check::Exec(program, arguments) => execute(program, arguments, command, children, until).await,
+        Check::Exec(program, arguments) => execute(program, arguments, command, starts, until).await,
         Check::Delay(_) => Ok(()),
     }
 }
@@ -125,7 +125,7 @@ async fn execute(
     program: &str,
     arguments: &[String],
     command: Option<&Command>,
-    children: &Children,
+    (children, mark): (&Children, &str),
     until: Instant,
 ) -> Result<(), String> {
     let command = Command {
@@ -137,7 +137,7 @@ async fn execute(
     };
     // Its output is of no interest: the pipes are closed at once.
     let mut child = children
-        .spawn(&command, None)
+        .spawn(&command, mark)
         .map_err(|error| error.to_string())?;
     let guard = KillOnDrop(children, child.pid);
     let exited = timeout_at(until, child.life.wait_for(|life| *life != Life::Alive)).await;

@@ -131,9 +131,9 @@ impl Children {
     ///
     /// # Errors
     /// [`SpawnError`].
-    pub fn spawn(&self, command: &Command, mark: Option<&str>) -> Result<Child, SpawnError> {
+    pub fn spawn(&self, command: &Command, mark: &str) -> Result<Child, SpawnError> {
         let mut prepared = prepare(command);
-        prepared.envs(mark.map(|mark| (MARK, mark)));
+        prepared.env(MARK, mark);
         // It must be known before it can be reaped.
         let mut children = self.lock();
         let mut child = self

@@ -292,3 +292,28 @@ fn warnings_are_printed_while_it_waits_and_at_its_end() {
     assert_eq!(ended.stdout, "d-1");
     assert!(ended.stderr.contains("warning: a b"), "{}", ended.stderr);
 }
+
+#[test]
+fn a_cancel_of_a_node_says_how_many_envoys_pass_their_health_checks_again() {
+    let fake = Fake::start();
+    let undone = run_at(&fake.endpoint(), &["cancel", "--node", "edge-1"]);
+    assert_eq!(
+        (undone.code, undone.stdout.trim()),
+        (Some(0), "edge-1 passes its health checks again (2 Envoys)"),
+        "{}",
+        undone.stderr
+    );
+    let unknown = run_at(&fake.endpoint(), &["cancel", "--node", "edge-9"]);
+    assert!(
+        unknown.code == Some(1) && unknown.stderr.contains("no admin endpoint"),
+        "{}",
+        unknown.stderr
+    );
+    for wrong in [
+        &["cancel"][..],
+        &["cancel", "--node", " "],
+        &["cancel", "d-1", "--node", "edge-1"],
+    ] {
+        assert_eq!(run_at(&fake.endpoint(), wrong).code, Some(2), "{wrong:?}");
+    }
+}

@@ -301,6 +301,16 @@ impl FleetService for Says {
         }))
     }
 
+    async fn restore_node(&self, request: Request<RestoreNodeRequest>) -> Answer<RestoreNodeResponse> {
+        let node = request.into_inner().node;
+        match node.as_str() {
+            "edge-1" => Ok(Response::new(RestoreNodeResponse { envoys: 2 })),
+            _ => Err(Status::not_found(format!(
+                "no admin endpoint of node {node:?} is known"
+            ))),
+        }
+    }
+
     async fn forget_node(&self, request: Request<ForgetNodeRequest>) -> Answer<ForgetNodeResponse> {
         let node = request.into_inner().node;
         let mut reporters = 0;

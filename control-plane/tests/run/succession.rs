@@ -214,6 +214,25 @@ fn what_was_not_kept_is_found_by_its_mark_and_what_left_its_group_as_well() {
     assert_eq!(world.ends(), 0);
 }
 
+#[test]
+fn a_check_that_was_being_made_when_the_run_was_killed_does_not_outlive_it() {
+    let mut world = durable();
+    let check = format!(
+        "ready = {{ exec = [\"sh\", \"-c\", \"echo check >> {}; exec sleep 3600\"], timeout = \"2h\" }}",
+        world.path("journal").display()
+    );
+    let config = recorder(&world, "base", &check);
+    world.start(&config);
+    world.noted("check");
+    world.kill_ebb();
+    let config = recorder(&world, "base", "");
+    world.ready(&config);
+    world.noted("base start");
+    world.signal(Signal::SIGTERM);
+    // That nothing is left is part of `ends`.
+    assert_eq!(world.ends(), 0);
+}
+
 /// A run that was killed, and left a process that does not end by itself and has an hour for it.
 fn killed_with_a_survivor() -> (World, i32) {
     let mut world = durable();

@@ -142,6 +142,46 @@ async fn a_control_plane_that_keeps_nothing_undoes_its_levers_when_it_stops() ->
 }
 
 #[tokio::test]
+async fn a_lever_that_a_killed_control_plane_left_and_did_not_keep_is_undone_by_its_node() -> Result<()> {
+    let admin =
+        |options: &mut EbbOptions, folder: &Path| options.admins = vec![unix(&folder.join("admin.sock"))];
+    let mut world = World::start_with(EnvoyOptions::default(), admin).await?;
+    admin_found(&world).await?;
+    let mut client = world.client().await?;
+    let id = client.start(within(&[], Duration::from_secs(60))).await?.id;
+    ended(&client, &id, wait::PATIENCE).await?;
+    let held = world.ebb.cli(&["cancel", "--node", "edge-1"]).await?;
+    assert!(held.code == Some(1) && held.stderr.contains(&id), "{held:?}");
+    let idle = EbbOptions {
+        socket: world.folder.path().join("idle.sock"),
+        ..EbbOptions::in_folder(world.folder.path())
+    };
+    let idle = Ebb::start(idle).await?;
+    let options = std::mem::replace(&mut world.ebb, idle).kill().await?;
+    world.ebb = Ebb::start(options).await?;
+    wait::until(
+        "it is told that the Envoy fails its health checks",
+        wait::PATIENCE,
+        || async { Ok(world.ebb.log().contains("`ebb cancel --node` undoes it")) },
+    )
+    .await?;
+    assert!(is_told_to_close(&world).await?);
+    let undone = world.ebb.cli(&["cancel", "--node", "edge-1"]).await?;
+    assert_eq!(
+        (undone.code, undone.stdout.trim()),
+        (Some(0), "edge-1 passes its health checks again (1 Envoy)"),
+        "{undone:?}"
+    );
+    assert!(!is_told_to_close(&world).await?);
+    let nobody = world.ebb.cli(&["cancel", "--node", "edge-2"]).await?;
+    assert!(
+        nobody.code == Some(1) && nobody.stderr.contains("no admin endpoint"),
+        "{nobody:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_control_plane_that_could_not_write_its_drain_undoes_the_lever_when_it_stops() -> Result<()> {
     let blocked = |folder: &Path| {
         let state = folder.join("state");

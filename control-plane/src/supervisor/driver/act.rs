@@ -105,7 +105,9 @@ impl Supervisor {
             }
             ProcessEffect::Probe => {
                 let children = self.children.clone();
-                process.chore = Some(answer.after(async move { probed(&config, &children).await }));
+                // What a check starts must not outlive a run that is killed meanwhile.
+                let mark = self.kept.mark(&config.name);
+                process.chore = Some(answer.after(async move { probed(&config, &children, &mark).await }));
             }
             ProcessEffect::FailHealth => {
                 tokio::spawn(async move {
@@ -208,7 +210,7 @@ impl Supervisor {
         let mark = self.kept.mark(&config.name);
         let child = self
             .children
-            .spawn(command, Some(&mark))
+            .spawn(command, &mark)
             .map_err(|error| (error.to_string(), error.code))?;
         let Child {
             pid,
@@ -405,13 +407,13 @@ impl Supervised {
     }
 }
 
-async fn probed(config: &Process, children: &Children) -> ProcessEvent {
+async fn probed(config: &Process, children: &Children, mark: &str) -> ProcessEvent {
     let command = match &config.origin {
         Origin::Command(command) => Some(command),
         Origin::Attach(_) => None,
     };
     let ready = match &config.ready {
-        Some(ready) => probe::until_ready(ready, command, children).await,
+        Some(ready) => probe::until_ready(ready, command, (children, mark)).await,
         None => Ok(()),
     };
     match ready {

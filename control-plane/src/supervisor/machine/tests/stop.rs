@@ -122,24 +122,26 @@ fn the_signal_relayed_is_the_one_received_unless_configured() {
 }
 
 #[test]
-fn a_request_stops_with_sigterm_and_repeating_it_does_nothing() {
-    let mut world = World::new(
-        Plan::link(vec![planned("a", &[])], 30 * SECOND, Duration::ZERO),
-        vec![Behaviour {
-            stops: Some(SECOND),
-            ..Behaviour::default()
-        }],
-    );
-    for time in [SECOND, SECOND + 10 * MS, SECOND + 20 * MS] {
-        world.at(time, Event::ShutdownRequested);
+fn a_request_or_a_lost_terminal_stops_with_sigterm_and_repeating_it_does_nothing() {
+    for event in [Event::ShutdownRequested, Event::TerminalLost] {
+        let mut world = World::new(
+            Plan::link(vec![planned("a", &[])], 30 * SECOND, Duration::ZERO),
+            vec![Behaviour {
+                stops: Some(SECOND),
+                ..Behaviour::default()
+            }],
+        );
+        for time in [SECOND, SECOND + 10 * MS, SECOND + 20 * MS] {
+            world.at(time, event.clone());
+        }
+        world.run(60 * SECOND);
+        assert!(
+            world
+                .when(0, |effect| *effect == ProcessEffect::Signal(Signal::SIGTERM))
+                .is_some()
+        );
+        assert_eq!(world.finished, Some((2 * SECOND, 0)));
     }
-    world.run(60 * SECOND);
-    assert!(
-        world
-            .when(0, |effect| *effect == ProcessEffect::Signal(Signal::SIGTERM))
-            .is_some()
-    );
-    assert_eq!(world.finished, Some((2 * SECOND, 0)));
 }
 
 #[test]
