@@ -53,6 +53,8 @@ impl Task {
                     .keep(Changes::lever(&node, false))
                     .err()
                     .map(|error| error.to_string()),
+                // Nobody is there that could fail them.
+                Err(error) if error.is_nobody() => None,
                 Err(error) => Some(error.to_string()),
             };
             if let Some(error) = error {

@@ -104,6 +104,7 @@ impl Supervisor {
         Handle {
             requests: self.requests.clone(),
             status: self.status.subscribe(),
+            nodes: self.processes.iter().filter_map(Supervised::node).collect(),
         }
     }
 
