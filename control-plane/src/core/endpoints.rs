@@ -156,7 +156,16 @@ impl Core {
     }
 
     /// The only Envoy of a node was seen to end.
-    pub(super) fn endpoints_ended(&mut self, node: &str) {
+    pub(super) fn endpoints_ended(&mut self, node: &str, out: &mut Vec<Effect>) {
+        // One that takes its place was never told to fail its health checks.
+        self.pulled_levers.retain(|lever| {
+            let of_it = **lever == *node || is_twin(lever, node);
+            if of_it {
+                let node = lever.to_string();
+                out.push(Effect::KeepLever { node, pulled: false });
+            }
+            !of_it
+        });
         let ended = self.endpoints.values_mut();
         for endpoint in ended.filter(|endpoint| endpoint.node.as_deref() == Some(node)) {
             endpoint.state = State::Ended;

@@ -104,7 +104,7 @@ impl Core {
 
     /// The only Envoy of a node has ended.
     fn lose_admin(&mut self, node: &Arc<str>, now: Now, out: &mut Vec<Effect>) {
-        self.endpoints_ended(node);
+        self.endpoints_ended(node, out);
         let mut concerned = Vec::new();
         for drain in self.drains.values_mut().filter(|drain| !drain.machine.is_ended()) {
             drain.tally.lose_twins(node);

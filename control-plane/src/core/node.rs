@@ -42,7 +42,7 @@ pub(super) fn has_answered(answered: u64, ask: u64) -> bool {
 pub struct Own {
     /// In flight.
     pub in_flight: u64,
-    /// Ever begun; `None` = not asked, as there are some in flight.
+    /// Ever begun, as in [`super::reading::Requests`]; `None` = not asked, as there are some in flight.
     pub begun: Option<u64>,
 }
 

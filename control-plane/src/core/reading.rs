@@ -15,7 +15,8 @@ const MOST_NAMES: usize = 10;
 pub struct Requests {
     /// In flight.
     pub in_flight: u64,
-    /// Ever begun; `None` = not asked, as there are some in flight everywhere.
+    /// Ever begun, without health probes and those that a client took back unanswered; `None` = not asked, as there are some in
+    /// flight everywhere.
     pub begun: Option<u64>,
 }
 

@@ -129,18 +129,30 @@ pub(super) async fn pull(
     requests: mpsc::WeakSender<Request>,
 ) {
     let result = match (admin, close) {
-        (Some(admin), true) => admin.fail_health().await.map_err(|error| error.to_string()),
-        (Some(admin), false) => admin.restore_health().await.map_err(|error| error.to_string()),
-        (None, _) => Err("it is not configured".to_owned()),
+        (Some(admin), true) => admin.fail_health().await.map_err(Some),
+        (Some(admin), false) => admin.restore_health().await.map_err(Some),
+        (None, _) => Err(None),
     };
-    if let Err(error) = &result {
-        tracing::warn!(
-            node,
-            close,
-            error,
-            "Envoy cannot be told to close, or to serve again"
-        );
-    }
+    let result = result.map_err(|error| {
+        // A filter says goodbye before its Envoy is seen to end. What has ended needs not serve again; otherwise it is asked
+        // again in a moment.
+        let ends = !close
+            && error
+                .as_ref()
+                .is_some_and(|error| error.is_nobody() || error.broke_off());
+        let error = error.map_or_else(|| "it is not configured".to_owned(), |error| error.to_string());
+        if ends {
+            tracing::debug!(node, error, "an Envoy that is to serve again does not answer");
+        } else {
+            tracing::warn!(
+                node,
+                close,
+                error,
+                "Envoy cannot be told to close, or to serve again"
+            );
+        }
+        error
+    });
     tell(requests, Event::LeverDone { node, close, result }).await;
 }
 

@@ -65,6 +65,8 @@ impl Task {
                     // What cannot be written is told at the very end; a successor would just do it once more.
                     let _ = self.store.keep(Changes::lever(&node, false));
                 }
+                // Nobody is there that could fail them.
+                Err(error) if error.is_nobody() => {}
                 Err(error) => tracing::warn!(
                     node,
                     %error,

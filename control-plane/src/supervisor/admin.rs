@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io::ErrorKind,
     time::Duration,
 };
 
@@ -30,6 +31,23 @@ pub enum AdminError {
     /// It answered something else than Envoy does.
     #[error("admin: {0} answered what is not understood: {1}")]
     Unreadable(&'static str, serde_json::Error),
+}
+
+impl AdminError {
+    /// Whether no process listens there: its Envoy has ended, or has not begun.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        let Self::Http(http::HttpError::Connect(_, error)) = self else {
+            return false;
+        };
+        matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound)
+    }
+
+    /// Whether its Envoy may have ended in the middle of the call.
+    #[must_use]
+    pub fn broke_off(&self) -> bool {
+        matches!(self, Self::Http(http::HttpError::Broken(..)))
+    }
 }
 
 #[derive(Deserialize)]

@@ -39,6 +39,8 @@ pub struct Drains {
     engine: Engine,
     /// As it is configured, or the default.
     policy: Policy,
+    /// The `node.id` of each proxy of this supervisor, as far as it is known.
+    own: Vec<watch::Receiver<Option<String>>>,
 }
 
 /// What to drain, and how long.
@@ -64,7 +66,14 @@ impl Drains {
     /// On this engine, by this policy.
     #[must_use]
     pub fn new(engine: Engine, policy: Policy) -> Self {
-        Self { engine, policy }
+        let own = Vec::new();
+        Self { engine, policy, own }
+    }
+
+    /// The same for a supervisor with these proxies.
+    #[must_use]
+    pub fn of(self, own: Vec<watch::Receiver<Option<String>>>) -> Self {
+        Self { own, ..self }
     }
 
     /// How long nothing may be in flight and nothing arrive before a drain is done.
@@ -171,9 +180,10 @@ impl Drains {
     /// Which drain keeps this from serving as usual, in words.
     pub async fn closing(&self) -> Option<String> {
         let drains = self.engine.drains().await.ok()?;
+        let own: Vec<Option<String>> = self.own.iter().map(|node| node.borrow().clone()).collect();
         let drain = drains
             .into_iter()
-            .find(|drain| drain.holding || !is_over(drain))?;
+            .find(|drain| (drain.holding || !is_over(drain)) && concerns(drain, &own))?;
         let listeners = drain.scope.map(|scope| scope.listeners).unwrap_or_default();
         let what = if listeners.is_empty() {
             "every listener".to_owned()
@@ -261,6 +271,16 @@ fn policy(request: &DrainRequest, configured: &Policy) -> PolicyOverrides {
     }
 }
 
+/// Whether a drain closes anything of the proxies with these names; where none is known, any drain may.
+fn concerns(drain: &v1::Drain, own: &[Option<String>]) -> bool {
+    let Some(scope) = &drain.scope else {
+        return true;
+    };
+    let is_own = |node: &String| own.iter().any(|own| own.as_ref() == Some(node));
+    let may_be_own = own.is_empty() || own.contains(&None);
+    scope.upstreams.is_empty() && (scope.nodes.is_empty() || may_be_own || scope.nodes.iter().any(is_own))
+}
+
 pub(super) fn is_over(drain: &v1::Drain) -> bool {
     outcome(drain, &Remains::default()).is_some()
 }
@@ -295,6 +315,28 @@ mod tests {
 
     use super::*;
     use crate::core::drains::MAX_REQUEST_ID;
+
+    #[test]
+    fn drains_of_others_and_towards_upstreams_do_not_concern_this_supervisor() {
+        let drain = |nodes: &[&str], upstreams: &[&str]| {
+            let names = |all: &[&str]| all.iter().map(|&name| name.to_owned()).collect();
+            v1::Drain {
+                scope: Some(v1::Scope {
+                    nodes: names(nodes),
+                    upstreams: names(upstreams),
+                    ..v1::Scope::default()
+                }),
+                ..v1::Drain::default()
+            }
+        };
+        let own = [Some("edge".to_owned()), Some("inner".to_owned())];
+        assert!(concerns(&drain(&[], &[]), &own));
+        assert!(concerns(&drain(&["other", "inner"], &[]), &own));
+        assert!(!concerns(&drain(&["other"], &[]), &own));
+        assert!(!concerns(&drain(&[], &["127.0.0.1:80"]), &own));
+        assert!(concerns(&drain(&["other"], &[]), &[own[0].clone(), None]));
+        assert!(concerns(&drain(&["other"], &[]), &[]));
+    }
 
     #[test]
     fn no_drain_takes_the_id_of_another() {

@@ -50,6 +50,8 @@ pub(super) enum Request {
 pub struct Handle {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) status: watch::Receiver<Status>,
+    /// The `node.id` of each proxy among the processes, as far as it is known.
+    pub(super) nodes: Vec<watch::Receiver<Option<String>>>,
 }
 
 /// The supervisor has ended, so there is no answer.
@@ -78,6 +80,12 @@ impl Handle {
     pub async fn shut_down(&self) -> Result<(), Ended> {
         let event = Request::Event(Event::ShutdownRequested);
         self.requests.send(event).await.map_err(|_| Ended)
+    }
+
+    /// The `node.id` of each proxy among the processes, as far as it is known, now and as it becomes known.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<watch::Receiver<Option<String>>> {
+        self.nodes.clone()
     }
 
     /// The status as it stands, and as it changes.

@@ -63,7 +63,7 @@ pub async fn run(config: &Config, options: ServeOptions, format: OutputFormat) -
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "serving");
     }
     let policy = Policy::default().overridden(&config.drain);
-    let drains = Drains::new(server.engine().clone(), policy);
+    let drains = Drains::new(server.engine().clone(), policy).of(handle.nodes());
     let health = match &config.control_plane.health {
         Some(address) => {
             let bound = Health::bind(address).await;

@@ -1,8 +1,13 @@
 //! Envoys whose admin endpoint is of no use: the drain works through the filter.
 
 use anyhow::{Context as _, Result, ensure};
-use ebb_e2e::{bins::EnvoyVersion, client::http2};
-use ebb_proto::v1::ProcessState;
+use ebb_e2e::{
+    bins::EnvoyVersion,
+    client::http2,
+    fake_filter::{FakeFilter, Identity},
+    wait,
+};
+use ebb_proto::v1::{Phase, Policy, ProcessState, Scope, StartDrainRequest};
 use rustix::process::Signal;
 use tokio::net::UnixListener;
 
@@ -62,5 +67,69 @@ async fn an_admin_endpoint_that_accepts_and_never_answers_holds_a_stop_up_to_its
         line.contains("its health checks cannot be made to fail") && line.contains("did not answer within 1s")
     });
     ensure!(told, "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn clean_stop_of_a_whole_node_warns_of_nothing() -> Result<()> {
+    let mut world = World::start_with(EnvoyVersion::V1_40, |setup| {
+        let drain = setup
+            .process_mut("router")?
+            .get_mut("drain")
+            .and_then(toml::Value::as_table_mut);
+        drain
+            .context("no drain")?
+            .remove("listeners")
+            .context("no listeners")?;
+        Ok(())
+    })
+    .await?;
+    let stop = world.gateway.stop().await?;
+    let log = world.gateway.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains(" WARN ebb::")).collect();
+    ensure!(warnings.is_empty(), "{warnings:#?}\n{:#?}", stop.events);
+    Ok(())
+}
+
+#[tokio::test]
+async fn drains_that_do_not_close_it_leave_it_ready() -> Result<()> {
+    let world = World::start().await?;
+    let identity = Identity {
+        node: "other".to_owned(),
+        process: 1,
+        epoch: 1,
+    };
+    let other = FakeFilter::start(&world.gateway.setup().socket(), identity, &["ingress"]);
+    let mut client = world.gateway.client().await?;
+    wait::until("the other node is attached", wait::PATIENCE, || {
+        let mut client = client.clone();
+        async move { Ok(client.nodes().await?.iter().any(|node| node.id == "other")) }
+    })
+    .await?;
+    let held = world.hold().await?;
+    other.set_in_flight(1);
+    let scope = |node: &str, upstreams: &[String]| Scope {
+        nodes: vec![node.to_owned()],
+        upstreams: upstreams.to_vec(),
+        ..Scope::default()
+    };
+    let upstream = [world.upstream.address().to_string()];
+    for (scope, status) in [
+        (scope("router", &upstream), 200),
+        (scope("other", &[]), 200),
+        (scope("router", &[]), 503),
+    ] {
+        let request = StartDrainRequest {
+            scope: Some(scope.clone()),
+            policy: Some(Policy::default()),
+            ..StartDrainRequest::default()
+        };
+        let drain = client.start(request).await?;
+        ensure!(drain.phase() == Phase::Draining, "{drain:?}");
+        let (ready, why) = world.gateway.ready().await?;
+        ensure!(ready == status, "{ready} {why} by a drain of {scope:?}");
+    }
+    world.upstream.release_all();
+    ensure!(held.await??.status == 200);
     Ok(())
 }

@@ -378,6 +378,11 @@ impl Supervised {
         self.config.drain.is_some()
     }
 
+    /// The `node.id` of a proxy, once it is known.
+    pub(super) fn node(&self) -> Option<watch::Receiver<Option<String>>> {
+        self.is_proxy().then(|| self.node.subscribe())
+    }
+
     /// The pid of a proxy, which leads a group if it was started here.
     pub(super) fn proxy_pid(&self) -> Option<u32> {
         if !self.is_proxy() {

@@ -20,7 +20,7 @@ use super::{
     drains::Drains,
     evidence::Proxy,
     handle::{Handle, Request, Status, Told, report},
-    machine::{Effect, Event, Machine, ProcessEvent, Record, What},
+    machine::{Effect, Event, Force, Machine, ProcessEvent, Record, What},
     output::{Output, OutputFormat},
     plan::Plan,
     process::Children,
@@ -66,6 +66,8 @@ pub struct Supervisor {
     /// Those that are alive.
     proxies: watch::Sender<Vec<Proxy>>,
     shutdown_began: Option<Instant>,
+    /// Why everything was killed, if it was.
+    forced: Option<Force>,
     account: Account,
     kept: keep::Kept,
 }
@@ -97,6 +99,7 @@ impl Supervisor {
             status: watch::Sender::new(status),
             proxies: watch::Sender::default(),
             shutdown_began: None,
+            forced: None,
             account: Account::default(),
             kept: keep::Kept::default(),
         })
@@ -108,6 +111,7 @@ impl Supervisor {
         Handle {
             requests: self.requests.clone(),
             status: self.status.subscribe(),
+            nodes: self.processes.iter().filter_map(Supervised::node).collect(),
         }
     }
 
@@ -194,7 +198,9 @@ impl Supervisor {
         drains.release().await;
         drains.keep_run(None).await;
         let written = Instant::now();
-        let spare = self.shutdown_began.map(|began| began + grace);
+        // Who repeats a signal does not want to wait.
+        let waits = self.shutdown_began.filter(|_| self.forced.is_none());
+        let spare = waits.map(|began| began + grace);
         let spare = spare.and_then(|end| end.checked_sub(defaults::CLEAN_UP));
         let signals = &mut self.signals;
         // Nothing is left that a signal could stop but this wait.
@@ -278,6 +284,9 @@ impl Supervisor {
         }
         if matches!(record.what, What::ShutdownBegan(_)) {
             self.shutdown_began = Some(Instant::now());
+        }
+        if let What::Forced(why) = record.what {
+            self.forced = Some(why);
         }
         self.account(record);
         self.tell_all(process, text, record.severity());
