@@ -18,7 +18,7 @@ use std::{
 mod targets;
 
 /// So many are drawn by default, which takes some seconds.
-const INPUTS: u64 = 1_500;
+const INPUTS: u64 = 1_000;
 
 /// The longest input, in bytes.
 const LONGEST: usize = 1_500;

@@ -140,16 +140,21 @@ async fn printed_filters_and_clusters_make_a_plain_envoy_drain() -> Result<()> {
     Ok(())
 }
 
+/// A version of Envoy, what is said to `ebb envoy-config`, and of which fields that Envoy then warns; `None` = it refuses all of it.
+type Case = (
+    EnvoyVersion,
+    &'static [&'static str],
+    Option<&'static [&'static str]>,
+);
+
 /// An Envoy refuses what it does not know, and warns of what later ones will refuse.
 #[tokio::test]
 async fn every_version_is_printed_what_it_wants() -> Result<()> {
-    /// What it warns of; `None` = it refuses all of it.
-    type Warned = Option<&'static [&'static str]>;
     let folder = folder()?;
     let upstream = Upstream::start().await?;
     let ebb = Ebb::start(EbbOptions::in_folder(folder.path())).await?;
     let (old, new) = (EnvoyVersion::V1_37, EnvoyVersion::V1_40);
-    let cases: [(EnvoyVersion, &[&str], Warned); 6] = [
+    let cases: [Case; 6] = [
         (new, &[], Some(&["fail_open"])),
         (new, &["--failure-policy"], Some(&[])),
         (

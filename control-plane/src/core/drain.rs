@@ -1,6 +1,9 @@
 //! One drain with all that belongs to it: its scope, its machine, what it counts, and its record.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use ebb_proto::v1;
 
@@ -28,6 +31,9 @@ const KEEP_JOINED_EVERY: Duration = Duration::from_millis(100);
 
 /// A drain that started later than this since 1970 started never: the year is about 30000.
 const LAST_START: Duration = Duration::from_secs(1 << 40);
+
+/// More drains than there can have been.
+const MOST_DRAINS: u64 = 1 << 62;
 
 /// One drain, running or ended.
 #[derive(Debug)]
@@ -289,4 +295,18 @@ fn fit(drain: &mut v1::Drain) {
 fn can_be(at: &SystemTime) -> bool {
     at.duration_since(UNIX_EPOCH)
         .is_ok_and(|since| since < LAST_START)
+}
+
+/// Drains of an earlier control plane, by their places. One that could not read what was kept has counted its own from 1.
+pub(super) fn in_order(mut drains: Vec<Drain>) -> BTreeMap<u64, Drain> {
+    drains.sort_by(|a, b| a.sequence.cmp(&b.sequence).then(a.started_at.cmp(&b.started_at)));
+    let mut all = BTreeMap::new();
+    for mut drain in drains {
+        let after = all.last_key_value().map_or(0, |(last, _)| last + 1);
+        // Nobody has counted so far: it would leave no number for those that follow.
+        let counted = Some(drain.sequence).filter(|sequence| *sequence < MOST_DRAINS);
+        drain.sequence = counted.map_or(after, |sequence| sequence.max(after));
+        all.insert(drain.sequence, drain);
+    }
+    all
 }

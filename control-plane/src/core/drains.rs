@@ -99,14 +99,7 @@ impl Core {
             changes: 0,
             keep_at: None,
         };
-        for node in &self.twins {
-            if drain.scope.has_node(node) {
-                drain.warn(format!(
-                    "several Envoys say that they are node {node:?}: give each a node.id of its own, or one cannot be told from \
-                     the other"
-                ));
-            }
-        }
+        self.warn_of_twins(&mut drain);
         self.add_admins(&mut drain);
         self.drains.insert(sequence, drain);
         let mut out = Vec::new();

@@ -24,6 +24,7 @@
 //! | `drains` | starting, cancelling and feeding them, and what they have the filters do |
 //! | `holding` | drains that have ended and hold |
 //! | `restoring` | undoing a lever that no drain here holds |
+//! | `twins` | Envoys that share a node's id |
 //! | `view` | the same, in the words of the wire |
 //! | `snapshot` | what a view of the nodes is made of, elsewhere |
 //! | `timeline` | what was in flight over the time of a drain |
@@ -61,6 +62,7 @@ pub mod settling;
 pub mod snapshot;
 pub mod tally;
 pub mod timeline;
+mod twins;
 mod view;
 
 use std::{
@@ -84,12 +86,6 @@ use record::{Kept, LeftOut, Record};
 
 /// Between two records of who is attached: each is a write to the disk, and a fleet comes all at once.
 const KEEP_FLEET_EVERY: Duration = Duration::from_millis(100);
-
-/// How long two Envoys may be one node before it is said: one that has vanished is noticed by then, and a restart is over.
-const TWINS_AFTER: Duration = Duration::from_secs(20);
-
-/// More drains than there can have been.
-const MOST_DRAINS: u64 = 1 << 62;
 
 /// The time, read once per event by whoever drives the core.
 #[derive(Clone, Copy, Debug)]
@@ -157,17 +153,7 @@ impl Core {
             let id = id.unwrap_or_default();
             drain.map_err(|why| left_out.push(LeftOut { id, why })).ok()
         };
-        let mut resumed: Vec<Drain> = kept.drains.into_iter().filter_map(&mut resume).collect();
-        // A control plane that could not read what was kept has counted its own from 1.
-        resumed.sort_by(|a, b| a.sequence.cmp(&b.sequence).then(a.started_at.cmp(&b.started_at)));
-        let mut drains = BTreeMap::new();
-        for mut drain in resumed {
-            let after = drains.last_key_value().map_or(0, |(last, _)| last + 1);
-            // Nobody has counted so far: it would leave no number for those that follow.
-            let counted = Some(drain.sequence).filter(|sequence| *sequence < MOST_DRAINS);
-            drain.sequence = counted.map_or(after, |sequence| sequence.max(after));
-            drains.insert(drain.sequence, drain);
-        }
+        let drains = drain::in_order(kept.drains.into_iter().filter_map(&mut resume).collect());
         let millis = now
             .wall
             .duration_since(UNIX_EPOCH)
@@ -305,9 +291,7 @@ impl Core {
         out.extend(attached.replaced.map(Effect::End));
         let excess = self.fleet.report(stream, report, now.instant).err();
         self.prune(Some(&hello.node_id), now, out);
-        if self.fleet.is_shared(&hello.node_id) {
-            self.twins_at.get_or_insert(now.instant + TWINS_AFTER);
-        }
+        self.may_be_twins(&hello.node_id, now);
         self.ask += 1;
         self.look_at(attached.epoch, now, out);
         self.send(attached.epoch, now, out);
@@ -349,21 +333,10 @@ impl Core {
                 self.prune_at = Some(now.instant + SUCCEEDS_AFTER);
             }
         }
-        if self.twins_at.is_some_and(|at| at <= now.instant) {
-            self.twins_at = None;
-            self.look_for_twins(out);
-        }
+        self.look_for_twins(now, out);
         if self.keep_fleet_at.is_some_and(|at| at <= now.instant) {
             out.extend(self.keep_fleet());
         }
-    }
-
-    /// Says once of each node that several Envoys are it.
-    fn look_for_twins(&mut self, out: &mut Vec<Effect>) {
-        let twins: BTreeSet<Arc<str>> = self.fleet.twins().cloned().collect();
-        let new = twins.difference(&self.twins);
-        out.extend(new.map(|node| Effect::Twins(node.to_string())));
-        self.twins = twins;
     }
 
     fn became_unknown(&mut self, epoch: Epoch, was_live: bool, now: Now, out: &mut Vec<Effect>) {

@@ -20,11 +20,10 @@ use crate::{
     supervisor::{
         admin::Admin,
         attach::Attached,
-        checkup,
         cut::{Left, Remains},
         drains::{DrainRequest, Drains},
         evidence::{self, Proxy},
-        machine::{ExitStatus, ProcessEffect, ProcessEvent, ProcessState, Record, What},
+        machine::{ExitStatus, ProcessEffect, ProcessEvent, ProcessState},
         output::Stream,
         owing::Envoy,
         plan::{Plan, Planned, ProcessId},
@@ -38,7 +37,7 @@ use crate::{
 /// A process and what is being done for it.
 #[derive(Debug)]
 pub(super) struct Supervised {
-    config: Arc<Process>,
+    pub(super) config: Arc<Process>,
     body: Body,
     /// When its child was started, in ticks since the boot.
     started: u64,
@@ -50,7 +49,7 @@ pub(super) struct Supervised {
     /// What its last wait waited for.
     left: Left,
     /// Looks whether it can be drained as it is configured.
-    checkup: Option<JoinHandle<()>>,
+    pub(super) checkup: Option<JoinHandle<()>>,
 }
 
 /// Between two questions to an admin endpoint for whose it is.
@@ -230,40 +229,6 @@ impl Supervisor {
         }
         tokio::spawn(watch_life(life, answer.clone()));
         Ok(ProcessEvent::Spawned { pid })
-    }
-
-    /// Looks whether what has become ready can be drained, or waited for, as it is configured, until it is stopped.
-    pub(super) fn check_up(&mut self, record: &Record, drains: &Drains) {
-        let over = |process: &mut Supervised| {
-            if let Some(looking) = process.checkup.take() {
-                looking.abort();
-            }
-        };
-        let process = record.process.and_then(|id| self.processes.get_mut(id.index()));
-        match (&record.what, process) {
-            (What::Ready(_), Some(process)) => {
-                over(process);
-                let config = Arc::clone(&process.config);
-                let (drains, proxies) = (drains.clone(), self.proxies.subscribe());
-                process.checkup = Some(tokio::spawn(async move {
-                    let name = || config.name.clone();
-                    let drain = async {
-                        if let Some(target) = config.drain.clone() {
-                            checkup::check_up(name(), target, drains).await;
-                        }
-                    };
-                    let gate = async {
-                        if !config.gate.is_empty() {
-                            checkup::check_gate(name(), config.gate.clone(), proxies).await;
-                        }
-                    };
-                    tokio::join!(drain, gate);
-                }));
-            }
-            (What::ShutdownBegan(_), _) => self.processes.iter_mut().for_each(over),
-            (What::Died(_) | What::Leftovers(_) | What::Stopped(_), Some(process)) => over(process),
-            _ => {}
-        }
     }
 
     /// Proxies that are alive now.

@@ -4,6 +4,7 @@ mod account;
 mod act;
 mod answer;
 mod keep;
+mod ready;
 
 use std::{
     collections::VecDeque,
