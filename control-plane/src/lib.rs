@@ -14,6 +14,7 @@
 //! | `serve` | the gRPC services and the sockets they are on |
 //! | `store` | what is kept over restarts |
 //! | `supervisor` | processes: started, kept and stopped in order |
+//! | `text` | texts from elsewhere, made fit for a terminal or a log |
 
 pub mod address;
 pub mod cli;
@@ -27,3 +28,4 @@ pub mod outside;
 pub mod serve;
 pub mod store;
 pub mod supervisor;
+mod text;
