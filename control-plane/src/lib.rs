@@ -16,6 +16,7 @@
 //! | `socket` | Unix sockets, and accepting on whatever is bound |
 //! | `store` | what is kept over restarts |
 //! | `supervisor` | processes: started, kept and stopped in order |
+//! | `text` | texts from elsewhere, made fit for a terminal or a log |
 
 pub mod address;
 pub mod cli;
@@ -31,3 +32,4 @@ pub mod serve;
 mod socket;
 pub mod store;
 pub mod supervisor;
+mod text;

@@ -30,10 +30,12 @@ impl Table {
     }
 
     /// Adds a row, a cell for each column. Names come from elsewhere: control characters are taken out, and a long one must not
-    /// widen every row.
+    /// widen every row. What stands last widens none.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows
-            .push(cells.into_iter().map(|cell| short(&one_line(&cell))).collect());
+        let last = self.columns.len().saturating_sub(1);
+        let cells = cells.into_iter().map(|cell| one_line(&cell)).enumerate();
+        let cells = cells.map(|(place, cell)| if place < last { short(&cell) } else { cell });
+        self.rows.push(cells.collect());
     }
 
     /// The header and the rows, one line each.

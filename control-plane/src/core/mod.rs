@@ -15,6 +15,7 @@
 //! | `scope` | what a drain covers |
 //! | `event` | what happens to the control plane, and what follows |
 //! | `fleet` | who is attached, and whether their word counts |
+//! | `coming` | reporters that come, and streams that are refused |
 //! | `leaving` | who is done: reporters that said goodbye, processes that were seen to end |
 //! | `outstanding` | what an Envoy still owes its clients beyond the requests in flight |
 //! | `settling` | what the Envoys of a drain owe, and whom to look at next |
@@ -37,6 +38,7 @@
 
 pub mod admins;
 pub mod blockers;
+mod coming;
 mod coverage;
 pub mod drain;
 pub mod drains;
@@ -79,7 +81,7 @@ use admins::Admin;
 use blockers::Inquiries;
 use drain::Drain;
 use endpoints::Endpoint;
-use fleet::{Epoch, Fleet, Peer, SUCCEEDS_AFTER, StreamId};
+use fleet::{Epoch, Fleet, SUCCEEDS_AFTER};
 use policies::Policies;
 use queries::Asked;
 use record::{Kept, LeftOut, Record};
@@ -248,63 +250,6 @@ impl Core {
             self.keep_fleet_at.get_or_insert(now.instant + KEEP_FLEET_EVERY);
         }
         out
-    }
-
-    fn is_live(&self, stream: StreamId) -> bool {
-        let epoch = self.fleet.epoch(stream);
-        epoch
-            .and_then(|epoch| self.fleet.get(epoch))
-            .is_some_and(|r| r.is_live())
-    }
-
-    /// A stream says more than is remembered of anybody: it ends, and its reporter is unknown.
-    fn refuse(&mut self, stream: StreamId, why: &str, now: Now, out: &mut Vec<Effect>) {
-        let live = self.is_live(stream);
-        let Some(epoch) = self.fleet.refuse(stream, why, now.instant) else {
-            return;
-        };
-        let node = self.fleet.get(epoch).map(|reporter| reporter.node.clone());
-        let why = format!("node {:?}: {why}", node.as_deref().unwrap_or_default());
-        out.push(Effect::Refuse { stream, why });
-        self.prune_at.get_or_insert(now.instant + SUCCEEDS_AFTER);
-        self.became_unknown(epoch, live, now, out);
-    }
-
-    /// A filter opened a stream.
-    fn attached(
-        &mut self,
-        stream: StreamId,
-        hello: &v1::FilterHello,
-        peer: Option<Peer>,
-        report: v1::FilterReport,
-        now: Now,
-        out: &mut Vec<Effect>,
-    ) {
-        let attached = match self.fleet.attach(stream, hello, peer, now.instant) {
-            Ok(attached) => attached,
-            Err(claim) => {
-                let why = claim.to_string();
-                out.push(Effect::Refuse { stream, why });
-                return;
-            }
-        };
-        out.extend(attached.replaced.map(Effect::End));
-        let excess = self.fleet.report(stream, report, now.instant).err();
-        self.prune(Some(&hello.node_id), now, out);
-        self.may_be_twins(&hello.node_id, now);
-        self.ask += 1;
-        self.look_at(attached.epoch, now, out);
-        self.send(attached.epoch, now, out);
-        if !attached.expected.is_empty() {
-            self.prune_at.get_or_insert(now.instant + SUCCEEDS_AFTER);
-        }
-        for other in attached.expected {
-            self.look_at(other, now, out);
-        }
-        if let Some(excess) = excess {
-            self.refuse(stream, &excess.to_string(), now, out);
-        }
-        out.push(Effect::FleetChanged);
     }
 
     /// What the store has to know of the reporters, if there is any.

@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use ebb_proto::v1;
 use tokio::sync::watch;
 
-use crate::core::{
-    outstanding::{self, Outstanding, Unsent},
-    reading::sum,
+use crate::{
+    core::{
+        outstanding::{self, Outstanding, Unsent},
+        reading::sum,
+    },
+    text::one_line,
 };
 
 /// Where requests are that Envoy counts itself: no filter has named a listener for them.
@@ -91,7 +94,7 @@ impl Remains {
         let mut requests: BTreeMap<String, u64> = listeners
             .map(|listener| {
                 (
-                    format!("on {} of {}", listener.name, listener.node),
+                    one_line(&format!("on {} of {}", listener.name, listener.node)),
                     listener.in_flight,
                 )
             })
@@ -111,11 +114,12 @@ impl Remains {
                 reporter,
                 reason,
             } = unknown;
-            match (node.as_str(), reporter.as_str()) {
+            let text = match (node.as_str(), reporter.as_str()) {
                 ("", _) => reason.clone(),
                 (node, "") => format!("node {node} unknown ({reason})"),
                 (node, reporter) => format!("reporter {reporter} of {node} unknown ({reason})"),
-            }
+            };
+            one_line(&text)
         });
         let owed = drain.outstanding.unwrap_or_default();
         Self {
