@@ -589,3 +589,21 @@ fn of_two_envoys_with_one_id_the_silent_endpoint_is_that_of_the_one_that_ended()
         assert_eq!(world.phase("d"), v1::Phase::Quiet, "{:?}", world.drain("d"));
     }
 }
+
+#[test]
+fn an_envoy_that_was_seen_to_end_leaves_no_lever_to_undo() {
+    let mut world = World::new();
+    world.core.expect_endpoints([ADMIN.to_owned()]);
+    world.attach(1, "a", 5, 11, INGRESS);
+    world.find_admin("a");
+    world.start("d", &[]).unwrap();
+    assert_eq!(world.core.levers_to_undo(true), ["a"]);
+    world.happen(Event::Detached { stream: StreamId(1) });
+    let effects = world.happen(Event::ProcessEnded { process: 5 });
+    assert!(world.core.levers_to_undo(true).is_empty());
+    let kept = Effect::KeepLever {
+        node: "a".to_owned(),
+        pulled: false,
+    };
+    assert!(effects.contains(&kept), "{effects:?}");
+}
