@@ -43,10 +43,9 @@ impl Task {
         let left = SETTLE_WITHIN.saturating_sub(before.elapsed());
         self.undo_levers().await;
         if let Err(error) = self.store.settle(left) {
-            let what = self.store.unwritten();
             tracing::error!(
                 %error,
-                what = what.as_deref().unwrap_or("what the disk is still busy with"),
+                what = self.store.unwritten(),
                 "the state is not written: a successor goes on with what was written before"
             );
         }

@@ -61,6 +61,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     pending: Changes,
+    /// What is being written just now.
+    writing: Arc<Changes>,
     /// Counts what was asked for, and up to where it was tried.
     asked: u64,
     tried: u64,
@@ -173,17 +175,23 @@ impl Keeper {
         self.is_durable && self.shared.lock().known.contains(drain)
     }
 
-    /// What is not written, in words; `None` = nothing, or it is being written just now.
+    /// What is not written, in words; empty = all is.
     #[must_use]
-    pub fn unwritten(&self) -> Option<String> {
+    pub fn unwritten(&self) -> String {
         let state = self.shared.lock();
-        (!state.pending.is_empty()).then(|| state.pending.summary())
+        let mut all = (*state.writing).clone();
+        all.merge(state.pending.clone());
+        if all.is_empty() {
+            String::new()
+        } else {
+            all.summary()
+        }
     }
 }
 
 impl State {
     fn is_settled(&self) -> bool {
-        self.tried == self.asked && self.pending.is_empty()
+        self.pending.is_empty() && self.writing.is_empty()
     }
 }
 
@@ -211,11 +219,13 @@ fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
         if state.closed && (state.pending.is_empty() || state.failed.is_some()) {
             return;
         }
-        let (changes, upto) = (mem::take(&mut state.pending), state.asked);
+        let (changes, upto) = (Arc::new(mem::take(&mut state.pending)), state.asked);
+        state.writing = Arc::clone(&changes);
         drop(state);
         let result = store.apply(&changes);
         let mut state = shared.lock();
         state.tried = upto;
+        state.writing = Arc::default();
         let mut told = None;
         match result {
             Ok(()) => {
@@ -233,7 +243,7 @@ fn write(shared: &Shared, mut store: Store, tell: impl Fn(Told)) {
             Err(error) => {
                 state.failed = Some(format!("{error:#}"));
                 state.behind = true;
-                let newer = mem::replace(&mut state.pending, changes);
+                let newer = mem::replace(&mut state.pending, Arc::unwrap_or_clone(changes));
                 state.pending.merge(newer);
             }
         }
@@ -312,9 +322,15 @@ mod tests {
         let keeper = Keeper::start(Store::open(&blocked).unwrap(), tell);
         keeper.keep(Changes::drain(&drain("a", 1))).unwrap_err();
         assert!(!keeper.is_settled() && !keeper.knows("a"));
-        let unwritten = keeper.unwritten();
-        assert!(unwritten.is_none_or(|text| text == "drains a"));
-        assert!(keeper.settle(Duration::ZERO).is_err());
+        for _ in 0..200 {
+            // Also while it is being tried just now.
+            assert_eq!(keeper.unwritten(), "drains a");
+            assert!(
+                keeper
+                    .settle(Duration::from_micros(fastrand::u64(0..300)))
+                    .is_err()
+            );
+        }
         fs::remove_file(&blocked).unwrap();
         keeper.settle(Duration::from_secs(30)).unwrap();
         assert!(keeper.is_settled() && keeper.knows("a"));
