@@ -14,6 +14,9 @@ use super::{Peer, ReporterRecord};
 /// The longest name that a filter may give, in bytes.
 pub const LONGEST_NAME: usize = 512;
 
+/// The longest text of a request that a filter lists, in bytes: routes are named by whoever makes them.
+pub const LONGEST_TEXT: usize = 1024;
+
 /// The most listeners, and the most upstream endpoints, of one report.
 pub const MOST_NAMES: usize = 4096;
 
@@ -42,8 +45,8 @@ pub enum Excess {
     #[error("{0}: {1} in one report, at most {MOST_NAMES}")]
     Many(&'static str, usize),
     /// A name.
-    #[error("{0}: longer than {LONGEST_NAME} bytes")]
-    Long(&'static str),
+    #[error("{0}: longer than {1} bytes")]
+    Long(&'static str, usize),
     /// No name at all.
     #[error("{0}: empty")]
     Empty(&'static str),
@@ -85,9 +88,13 @@ pub fn check(report: &v1::FilterReport) -> Result<(), Excess> {
         ];
         texts.map(|text| ("blockers", text))
     });
-    for (field, text) in listeners.clone().chain(upstreams).chain(blockers) {
-        if text.len() > LONGEST_NAME {
-            return Err(Excess::Long(field));
+    let named = listeners
+        .clone()
+        .chain(upstreams)
+        .map(|named| (named, LONGEST_NAME));
+    for ((field, text), longest) in named.chain(blockers.map(|text| (text, LONGEST_TEXT))) {
+        if text.len() > longest {
+            return Err(Excess::Long(field, longest));
         }
     }
     match listeners.clone().find(|(_, name)| name.is_empty()) {
