@@ -597,10 +597,10 @@ fn an_envoy_that_was_seen_to_end_leaves_no_lever_to_undo() {
     world.attach(1, "a", 5, 11, INGRESS);
     world.find_admin("a");
     world.start("d", &[]).unwrap();
-    assert_eq!(world.core.levers_to_undo(true), ["a"]);
+    assert_eq!(world.core.levers_to_undo(|_| false), ["a"]);
     world.happen(Event::Detached { stream: StreamId(1) });
     let effects = world.happen(Event::ProcessEnded { process: 5 });
-    assert!(world.core.levers_to_undo(true).is_empty());
+    assert!(world.core.levers_to_undo(|_| false).is_empty());
     let kept = Effect::KeepLever {
         node: "a".to_owned(),
         pulled: false,
