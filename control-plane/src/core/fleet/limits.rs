@@ -32,7 +32,7 @@ pub const MOST_REPORTERS_OF_PEER: usize = 16_384;
 /// The most reporters of one node.
 pub const MOST_REPORTERS_OF_NODE: usize = 4096;
 
-/// The most that the last reports of a peer's reporters may take, in bytes, with [`PER_NAME`] for each name.
+/// The most that the last reports of a peer's reporters may take, in bytes, with 128 more for each name.
 pub const MOST_BYTES_OF_PEER: usize = 32 << 20;
 
 /// What a name takes besides its letters, in bytes.
