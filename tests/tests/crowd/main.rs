@@ -70,8 +70,12 @@ impl Hostile {
             answers: command.ask,
             ..report
         };
-        let sent = self.reports.send(report).await;
-        sent.map_err(|_| Status::aborted("the stream has ended"))
+        if self.reports.send(report).await.is_ok() {
+            return Ok(());
+        }
+        // It was refused meanwhile, and is told why.
+        while self.commands.message().await?.is_some() {}
+        Err(Status::aborted("the stream has ended"))
     }
 }
 
