@@ -147,6 +147,7 @@ fn reporter(input: &mut Input<'_>) -> ReporterRecord {
             group: input.number() as u32,
             started: input.number(),
             place: input.name(),
+            is_envoy: input.flag(),
         }),
         host: input.name(),
     }

@@ -30,6 +30,7 @@ const REMEMBERED: usize = 256;
 #[derive(Debug)]
 struct Met {
     peer: Local,
+    is_envoy: bool,
     node: String,
     /// The random number of its Envoy process.
     process: u64,
@@ -65,13 +66,27 @@ impl Peers {
         }
         self.0.push(Met {
             peer,
+            is_envoy,
             node: node.to_owned(),
             process,
         });
     }
 
+    /// Says of records which of their processes are Envoys.
+    pub(super) fn describe(&self, records: &mut [ReporterRecord]) {
+        for record in records {
+            let Some(Peer::Local(peer)) = record.peer() else {
+                continue;
+            };
+            let is_envoy = self.0.iter().any(|met| met.peer == peer && met.is_envoy);
+            if let Some(local) = &mut record.local {
+                local.is_envoy = is_envoy;
+            }
+        }
+    }
+
     /// Takes in what was kept of them. Those of this machine are watched again; returned are the Envoy processes that have
-    /// ended meanwhile.
+    /// ended meanwhile. The end of what passed their streams on is not theirs.
     pub(super) fn resume(
         &mut self,
         records: &mut [ReporterRecord],
@@ -85,14 +100,16 @@ impl Peers {
             };
             if boot.is_empty() || !kept.place.starts_with(&boot) {
                 // Processes do not outlive the boot; of an unknown one nothing is known.
-                if !boot.is_empty() {
+                if !boot.is_empty() && kept.is_envoy {
                     ended.insert(record.process);
                 }
                 record.local = None;
             } else if kept.place != place {
                 record.local = None;
             } else if local::find(kept.pid.cast_signed()).is_none_or(|now| now.started != kept.started) {
-                ended.insert(record.process);
+                if kept.is_envoy {
+                    ended.insert(record.process);
+                }
             } else {
                 let is_envoy = local::is_envoy(local);
                 self.met(local, is_envoy, &record.node, record.process, requests);
@@ -127,6 +144,7 @@ impl Peers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::fleet::LocalRecord;
 
     fn peer(pid: u32, group: u32) -> Local {
         Local {
@@ -151,6 +169,40 @@ mod tests {
         assert_eq!(peers.ended(7), [70]);
         assert!(peers.ended(7).is_empty());
         assert_eq!(peers.ended(8), [90]);
+    }
+
+    #[test]
+    fn what_has_ended_while_no_control_plane_was_there_ends_an_envoy_only_if_it_was_one() {
+        let (requests, _inbox) = mpsc::channel(1);
+        let (envoy, relay) = (peer(u32::MAX >> 2, 1), peer(u32::MAX >> 3, 1));
+        let mut before = Peers::default();
+        met(&mut before, relay, "b", 90);
+        before.0.push(Met {
+            peer: envoy,
+            is_envoy: true,
+            node: "a".to_owned(),
+            process: 70,
+        });
+        let record = |peer: Local, process| ReporterRecord {
+            process,
+            local: Some(LocalRecord {
+                pid: peer.pid,
+                group: peer.group,
+                started: peer.started,
+                place: local::place(),
+                ..LocalRecord::default()
+            }),
+            ..ReporterRecord::default()
+        };
+        let mut records = [record(envoy, 70), record(relay, 90)];
+        before.describe(&mut records);
+        let ended = Peers::default().resume(&mut records, &requests.downgrade());
+        assert_eq!(ended, BTreeSet::from([70]));
+        for record in &mut records {
+            record.local.as_mut().unwrap().place = "another boot".to_owned();
+        }
+        let ended = Peers::default().resume(&mut records, &requests.downgrade());
+        assert_eq!(ended, BTreeSet::from([70]));
     }
 
     #[test]

@@ -51,6 +51,9 @@ pub struct LocalRecord {
     /// Where the pid means something: the boot of the system and the namespace of its pids.
     #[prost(string, tag = "4")]
     pub place: String,
+    /// Whether it is an Envoy, whose VMs end with it. Others pass on the streams of an Envoy, which may outlive them.
+    #[prost(bool, tag = "5")]
+    pub is_envoy: bool,
 }
 
 impl ReporterRecord {
@@ -66,12 +69,11 @@ impl ReporterRecord {
         };
         match reporter.peer {
             Some(Peer::Local(Local { pid, group, started })) => {
-                let place = String::new();
                 record.local = Some(LocalRecord {
                     pid,
                     group,
                     started,
-                    place,
+                    ..LocalRecord::default()
                 });
             }
             Some(Peer::Host(host)) => record.host = host.to_string(),

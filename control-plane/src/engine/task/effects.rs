@@ -40,7 +40,8 @@ impl Task {
                         commands.send_replace(Outgoing::Refused(why));
                     }
                 }
-                Effect::KeepFleet { put, gone } => {
+                Effect::KeepFleet { mut put, gone } => {
+                    self.peers.describe(&mut put);
                     if let Err(error) = self.store.keep(Changes::fleet(put, &gone)) {
                         tracing::error!(%error, "cannot keep who is attached");
                     }
