@@ -72,14 +72,16 @@ impl Peers {
         });
     }
 
-    /// Says of records which of their processes are Envoys.
+    /// Completes records that are to be kept: where their pids mean something, and which of their processes are Envoys.
     pub(super) fn describe(&self, records: &mut [ReporterRecord]) {
+        let place = local::place();
         for record in records {
             let Some(Peer::Local(peer)) = record.peer() else {
                 continue;
             };
             let is_envoy = self.0.iter().any(|met| met.peer == peer && met.is_envoy);
             if let Some(local) = &mut record.local {
+                local.place.clone_from(&place);
                 local.is_envoy = is_envoy;
             }
         }
@@ -189,7 +191,6 @@ mod tests {
                 pid: peer.pid,
                 group: peer.group,
                 started: peer.started,
-                place: local::place(),
                 ..LocalRecord::default()
             }),
             ..ReporterRecord::default()

@@ -11,7 +11,6 @@ use crate::{
         fleet::{Epoch, ReporterRecord},
         record::{Kept, Record},
     },
-    local,
     supervisor::succession::RunRecord,
 };
 
@@ -53,13 +52,9 @@ impl Changes {
     /// Reporters in place of what was kept of the same, and those that are gone.
     #[must_use]
     pub fn fleet(put: Vec<ReporterRecord>, gone: &[Epoch]) -> Self {
-        let place = local::place();
-        let put = put.into_iter().map(|mut record| {
-            if let Some(local) = &mut record.local {
-                local.place.clone_from(&place);
-            }
-            (Key::Reporter(record.epoch), Some(record.encode_to_vec()))
-        });
+        let put = put
+            .into_iter()
+            .map(|record| (Key::Reporter(record.epoch), Some(record.encode_to_vec())));
         let gone = gone.iter().map(|epoch| (Key::Reporter(epoch.0), None));
         put.chain(gone).collect()
     }

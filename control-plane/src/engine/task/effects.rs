@@ -143,7 +143,9 @@ impl Task {
 
     /// The state was broken, and has a new file.
     pub(super) fn keep_everything(&mut self, now: Now) {
-        let everything = Changes::everything(self.core.everything(now), self.run.as_ref());
+        let mut all = self.core.everything(now);
+        self.peers.describe(&mut all.reporters);
+        let everything = Changes::everything(all, self.run.as_ref());
         if let Err(error) = self.store.keep(everything) {
             tracing::error!(%error, "cannot keep in a new state what was in the broken one");
         }
