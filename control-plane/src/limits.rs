@@ -61,12 +61,13 @@ pub fn health_connections() -> usize {
 /// How many connections there may be to the gRPC services at a time, all sockets together.
 #[must_use]
 pub fn grpc_connections() -> usize {
-    let share = |limit: u64| {
-        limit
-            .saturating_sub(health_share(limit) + RESERVED)
-            .max(limit / 2)
-    };
-    to_usize(limit().map_or(u64::MAX, share))
+    to_usize(limit().map_or(u64::MAX, grpc_share))
+}
+
+fn grpc_share(limit: u64) -> u64 {
+    limit
+        .saturating_sub(health_share(limit) + RESERVED)
+        .max(limit / 2)
 }
 
 fn health_share(limit: u64) -> u64 {
@@ -89,9 +90,7 @@ mod tests {
     #[test]
     fn the_health_endpoint_cannot_take_what_grpc_needs() {
         for limit in [64_u64, 256, 1024, 1 << 20] {
-            let grpc = limit
-                .saturating_sub(health_share(limit) + RESERVED)
-                .max(limit / 2);
+            let grpc = grpc_share(limit);
             assert!(grpc >= 1 && health_share(limit) >= 1, "{limit}");
             assert!(grpc + health_share(limit) < limit, "{limit}");
         }

@@ -139,7 +139,7 @@ pub struct Machine {
     in_flight: u64,
     /// Requests known to be cut when last observed.
     cut: u64,
-    /// Who still comes.
+    /// Requests that still arrive.
     arrivals: Arrivals,
     /// The quiet that something in flight has interrupted.
     interrupted: Option<Interrupted>,

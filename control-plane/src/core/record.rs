@@ -53,6 +53,15 @@ pub struct Record {
     pub report: Option<ReportRecord>,
 }
 
+/// Whether a drain has ended, however it did.
+#[must_use]
+pub fn has_ended(drain: &v1::Drain) -> bool {
+    matches!(
+        drain.phase(),
+        v1::Phase::Drained | v1::Phase::TimedOut | v1::Phase::Cancelled | v1::Phase::Cut
+    )
+}
+
 impl Record {
     /// Ends and releases the drain of a shutdown whose run died. Whether that changed it.
     pub fn release(&mut self, now: SystemTime) -> bool {
@@ -62,10 +71,7 @@ impl Record {
         if !drain.request_id.starts_with(OF_A_SHUTDOWN) {
             return false;
         }
-        let ended = matches!(
-            drain.phase(),
-            v1::Phase::Drained | v1::Phase::TimedOut | v1::Phase::Cancelled | v1::Phase::Cut
-        );
+        let ended = has_ended(drain);
         if ended && !drain.holding {
             return false;
         }

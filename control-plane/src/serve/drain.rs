@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use ebb_proto::v1::{self, Phase, drain_service_server::DrainService};
+use ebb_proto::v1::{self, drain_service_server::DrainService};
 use futures::{Stream, stream};
 use prost::Message as _;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use crate::{
         blockers::{DEFAULT_LIMIT, MAX_LIMIT},
         drains::{StartError, StartRequest},
         policy::PolicyOverrides,
+        record::has_ended,
     },
     engine::{Engine, Gone},
 };
@@ -182,13 +183,6 @@ fn limit(wanted: u32) -> Result<u32, Status> {
             "limit: {wanted} is more than {MAX_LIMIT}"
         ))),
     }
-}
-
-fn has_ended(drain: &v1::Drain) -> bool {
-    matches!(
-        drain.phase(),
-        Phase::Drained | Phase::TimedOut | Phase::Cancelled | Phase::Cut
-    )
 }
 
 /// The drain as it stands, then as it changes, to its end.

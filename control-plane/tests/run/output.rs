@@ -1,7 +1,7 @@
 //! The last lines of processes, where whoever reads `ebb run` is slow, or does not read at all.
 
 use std::{
-    io::{PipeReader, Read as _},
+    io::{PipeReader, Read},
     time::Duration,
 };
 
@@ -61,41 +61,37 @@ fn a_slow_reader_gets_every_line_while_there_is_grace_left() {
 #[test]
 fn what_nobody_reads_is_counted_when_the_grace_is_over() {
     let mut world = World::new();
-    let mut reader = printed(&mut world, "3s");
+    let reader = printed(&mut world, "3s");
     world.signal(Signal::SIGTERM);
     assert_eq!(world.ends(), 0);
-    let mut text = Vec::new();
-    reader.read_to_end(&mut text).expect("read");
-    lost(&world, &text);
+    lost(&world, reader);
 }
 
 #[test]
 fn a_reader_that_has_stalled_is_not_waited_for_however_much_grace_is_left() {
     let mut world = World::new();
-    let mut reader = printed(&mut world, "10m");
+    let reader = printed(&mut world, "10m");
     world.signal(Signal::SIGTERM);
     assert_eq!(world.ends(), 0);
-    let mut text = Vec::new();
-    reader.read_to_end(&mut text).expect("read");
-    lost(&world, &text);
+    lost(&world, reader);
 }
 
 #[test]
 fn another_signal_ends_the_wait_for_a_reader() {
     let mut world = World::new();
-    let mut reader = printed(&mut world, "10m");
+    let reader = printed(&mut world, "10m");
     world.signal(Signal::SIGTERM);
     world.logged("for what processes printed to be read");
     world.signal(Signal::SIGTERM);
     assert_eq!(world.ends(), 0);
-    let mut text = Vec::new();
-    reader.read_to_end(&mut text).expect("read");
-    lost(&world, &text);
+    lost(&world, reader);
 }
 
-/// That what was not read is counted in a warning.
-fn lost(world: &World, text: &[u8]) {
-    let (read, log) = (lines(text), world.read("err"));
+/// That what is never read is counted in a warning.
+fn lost(world: &World, mut reader: impl Read) {
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text).expect("read");
+    let (read, log) = (lines(&text), world.read("err"));
     let warning = format!(" {} lines that processes printed are lost", LINES - read);
     assert!(read < LINES && log.contains(&warning), "{read} were read: {log}");
 }

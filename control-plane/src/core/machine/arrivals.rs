@@ -1,8 +1,8 @@
 //! Requests that go on arriving while nothing stays in flight: when they hold a drain, and what to say of it.
 //!
 //! A drain that ends while clients still come has ended early for the next of them: so every arrival begins the quiet period
-//! anew. But whoever stops a process closes its listeners next, which turns away whoever still comes: there arrivals count only
-//! for a while after everybody has been told.
+//! anew. A stop closes the listeners next, which turns late clients away: there, arrivals count only for a while after every
+//! filter has been told.
 
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,8 @@ impl Arrivals {
 }
 
 impl Machine {
-    /// The same for a process that is stopped when it ends: whoever still comes then is turned away by its closed listeners,
-    /// and must not hold it.
+    /// The same for a process that is stopped when the drain ends: its closed listeners turn late clients away, so these must
+    /// not hold the drain.
     pub fn of_a_stop(mut self) -> Self {
         self.arrivals.of_a_stop = true;
         self

@@ -6,7 +6,7 @@ use super::{
     MOST,
     rows::{Part, Rows},
 };
-use crate::core::{report::Ended, scope::Said};
+use crate::core::{reading::sum, report::Ended, scope::Said};
 
 /// How many names a member goes on counting that its VM no longer gives.
 const MOST_GONE: usize = 1024;
@@ -104,8 +104,7 @@ impl Member {
 
     /// What it had in flight by its last word, known or not.
     pub(super) fn counted(&self) -> u64 {
-        let in_flight = self.counts.values().map(|count| count.in_flight);
-        in_flight.fold(0, u64::saturating_add)
+        sum(self.counts.values().map(|count| count.in_flight))
     }
 
     pub(super) fn arrivals(&self) -> u64 {

@@ -135,7 +135,7 @@ impl Remains {
     }
 
     fn requests(&self) -> u64 {
-        self.requests.values().copied().fold(0, u64::saturating_add)
+        sum(self.requests.values().copied())
     }
 
     /// Requests that are cut if it ends now, as far as they are known.
